@@ -1,0 +1,86 @@
+"""Attention with named sites, and rules that watch or change it.
+
+Networks call `attend`; without a rule it is `scaled_dot_product_attention` and no map exists.
+Rules reach a network only through `noisette.core.denoiser.with_attention`, for the length of one
+call, so that nothing global outlives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention call: ``q [B, heads, N, d]``, ``k`` and ``v [B, heads, M, d]`` at ``site``.
+
+    ``mask`` is boolean, broadcastable to [B, heads, N, M], True where a key may be seen.
+    """
+
+    site: str
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None = None
+
+    def probabilities(self) -> Tensor:
+        """The map ``softmax(q k^T / sqrt(d))``, [B, heads, N, M] in float32; costs its memory."""
+        logits = self.q.float() @ self.k.float().transpose(-2, -1) * self.q.shape[-1] ** -0.5
+        if self.mask is not None:
+            logits = logits.masked_fill(~self.mask, float("-inf"))
+        return logits.softmax(-1)
+
+    def output(self, probabilities: Tensor) -> Tensor:
+        """What comes out under the given map, [B, heads, N, d]."""
+        return probabilities.to(self.v.dtype) @ self.v
+
+
+Proceed: TypeAlias = Callable[[Attention], Tensor]
+Rule: TypeAlias = Callable[[Attention, Proceed], Tensor]
+Lanes: TypeAlias = tuple[tuple[Rule, ...], ...]
+
+# One tuple of rules for each lane of the running batch; empty when nobody watches.
+_lanes: ContextVar[Lanes] = ContextVar("attention_lanes", default=())
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, site: str, mask: Tensor | None = None) -> Tensor:
+    """``softmax(q k^T / sqrt(d)) v`` for one named site, through the rules of the running call.
+
+    Shapes as in `Attention`; returns [B, heads, N, d]. Source: arXiv:1706.03762, Eq. 1.
+    """
+    lanes = _lanes.get()
+    if not any(lanes):
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    n = len(lanes)
+    masks = [None] * n if mask is None else mask.expand(q.shape[0], *mask.shape[1:]).chunk(n)
+    calls = map(Attention, [site] * n, q.chunk(n), k.chunk(n), v.chunk(n), masks)
+    return torch.cat([_proceed(rules)(call) for rules, call in zip(lanes, calls, strict=True)])
+
+
+def _proceed(rules: tuple[Rule, ...]) -> Proceed:
+    if not rules:
+        return lambda call: scaled_dot_product_attention(call.q, call.k, call.v, attn_mask=call.mask)
+    first, rest = rules[0], rules[1:]
+    return lambda call: first(call, _proceed(rest))
+
+
+@contextmanager
+def attention_lanes(lanes: Lanes) -> Generator[None]:
+    """Rules for each lane of the batch, for the length of one network call.
+
+    Inside a call that already has lanes, every inner lane holds all outer ones in order, and outer
+    rules run first.
+    """
+    token = _lanes.set(tuple(outer + inner for inner in lanes for outer in _lanes.get() or ((),)))
+    try:
+        yield
+    finally:
+        _lanes.reset(token)
