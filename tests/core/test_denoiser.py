@@ -254,3 +254,10 @@ def test_doubled_channels_carry_the_variance():
     p = NetDenoiser(Echo(channels=2), V(), IndexTime())(x, AT, {})
     torch.testing.assert_close(p.aux["variance"], x)
     assert p.x0.shape == x.shape
+
+
+def test_without_rules_a_network_compiles_to_one_graph(x):
+    d = NetDenoiser(TwoSites(), V(), IndexTime())
+    d.net = torch.compile(d.net, backend="eager", fullgraph=True)
+    plain = NetDenoiser(TwoSites(), V(), IndexTime())
+    torch.testing.assert_close(d(x, AT, COND).x0, plain(x, AT, COND).x0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Lock
 from typing import TypeAlias
 
 import torch
@@ -50,15 +51,20 @@ Lanes: TypeAlias = tuple[tuple[Rule, ...], ...]
 # One tuple of rules for each lane of the running batch; empty when nobody watches.
 _lanes: ContextVar[Lanes] = ContextVar("attention_lanes", default=())
 
+# How many calls with rules are under way in all threads. A plain number, because torch.compile can read
+# one and no ContextVar: without rules a network compiles to one graph.
+_watchers = 0
+_counting = Lock()
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, site: str, mask: Tensor | None = None) -> Tensor:
     """``softmax(q k^T / sqrt(d)) v`` for one named site, through the rules of the running call.
 
     Shapes as in `Attention`; returns [B, heads, N, d]. Source: arXiv:1706.03762, Eq. 1.
     """
-    lanes = _lanes.get()
-    if not any(lanes):
+    if not _watchers or not any(_lanes.get()):
         return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    lanes = _lanes.get()
     n = len(lanes)
     masks = [None] * n if mask is None else mask.expand(q.shape[0], *mask.shape[1:]).chunk(n)
     calls = map(Attention, [site] * n, q.chunk(n), k.chunk(n), v.chunk(n), masks)
@@ -79,8 +85,19 @@ def attention_lanes(lanes: Lanes) -> Generator[None]:
     Inside a call that already has lanes, every inner lane holds all outer ones in order, and outer
     rules run first.
     """
+    global _watchers
+    own = any(lanes)
     token = _lanes.set(tuple(outer + inner for inner in lanes for outer in _lanes.get() or ((),)))
+    with _counting:
+        _watchers += own
     try:
         yield
     finally:
+        with _counting:
+            _watchers -= own
         _lanes.reset(token)
+
+
+def running_lanes() -> Lanes:
+    """The lanes of the running call, for what has to run under them later, such as a recomputed block."""
+    return _lanes.get()

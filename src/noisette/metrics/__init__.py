@@ -1,0 +1,29 @@
+"""How good are generated images? Distances between sets, fidelity and diversity, and a judge of digits."""
+
+from noisette.metrics.features import Features, Images, collect, quantize
+from noisette.metrics.frechet import Statistics, frechet_distance
+from noisette.metrics.image import psnr, ssim
+from noisette.metrics.judge import Judge, accuracy, digits_reference
+from noisette.metrics.kernel import KernelDistance, kernel_distance
+from noisette.metrics.manifold import density_coverage, precision_recall
+from noisette.metrics.report import compare, evaluate
+
+__all__ = [
+    "Features",
+    "Images",
+    "Judge",
+    "KernelDistance",
+    "Statistics",
+    "accuracy",
+    "collect",
+    "compare",
+    "density_coverage",
+    "digits_reference",
+    "evaluate",
+    "frechet_distance",
+    "kernel_distance",
+    "precision_recall",
+    "psnr",
+    "quantize",
+    "ssim",
+]

@@ -1,0 +1,284 @@
+"""The U-Net of the DDPM, ADM and latent-diffusion family: one class, one frozen config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from noisette.errors import UserError
+from noisette.nets.attention import AttentionBlock, SpatialTransformer
+from noisette.nets.embedding import (
+    LabelEmbedding,
+    TimeEmbedding,
+    check_time_embedding,
+    concatenated,
+    label_of,
+    tokens_of,
+)
+from noisette.nets.layers import Downsample, ResBlock, Upsample, double, halve, run, zero
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a U-Net; JSON-serialisable (`dataclasses.asdict`), lists are accepted for tuples.
+
+    Level 0 is the full resolution; level i runs at 1/2^i of it with `model_channels * channel_mult[i]`
+    channels. `attention_levels` name the levels with attention; the middle always has it. Heads:
+    `head_channels` wide each, or `num_heads` of them where that is None. `time_embedding` "sinusoidal"
+    speaks DDPM's dialect by default; `flip_sin_to_cos=True, freq_shift=0` is Stable Diffusion's. "fourier"
+    suits a time of `ln(sigma) / 4`. `scale_shift` turns additive time features into adaptive group norm,
+    `resblock_updown` (strided) convolutions between levels into residual blocks. `context_dim` adds
+    cross-attention to tokens, `concat_channels` image conditions at the input, `num_classes` a class
+    embedding with one row more for "no label". `patch_size` p > 1 folds p x p pixels into channels, so the
+    whole network works at 1/p of the resolution. `learned_variance` doubles the output channels.
+    Raises UserError for numbers that do not fit together.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    model_channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attention_levels: tuple[int, ...] = (1,)
+    num_heads: int = 1
+    head_channels: int | None = None
+    time_embedding: str = "sinusoidal"
+    flip_sin_to_cos: bool = False
+    freq_shift: float = 1.0
+    fourier_scale: float = 16.0
+    scale_shift: bool = False
+    resblock_updown: bool = False
+    asymmetric_down: bool = False
+    num_classes: int | None = None
+    context_dim: int | None = None
+    concat_channels: int = 0
+    learned_variance: bool = False
+    patch_size: int = 1
+    dropout: float = 0.0
+    norm_groups: int = 32
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        levels = len(self.channel_mult)
+        counts = (self.num_res_blocks, self.patch_size, self.num_heads, self.norm_groups, *self.channel_mult)
+        if levels == 0 or min(counts) < 1:
+            raise UserError("a U-Net needs at least one level, and 1 or more of everything that is counted")
+        check_time_embedding(self.time_embedding)
+        if any(not 0 <= level < levels for level in self.attention_levels):
+            raise UserError(f"attention_levels {self.attention_levels} must lie in 0 to {levels - 1}")
+        if self.model_channels % 2 or self.model_channels < 4:
+            raise UserError(f"model_channels {self.model_channels} must be even and at least 4")
+        for channels in self.channels:
+            if channels % self.norm_groups:
+                raise UserError(
+                    f"norm_groups {self.norm_groups} does not divide the {channels} channels of a level"
+                )
+        for level in {*self.attention_levels, levels - 1}:
+            channels, size = self.channels[level], self.head_channels
+            if channels % (size or self.num_heads):
+                wanted = f"heads of {size} channels" if size else f"{self.num_heads} heads"
+                raise UserError(f"{channels} channels at level {level} do not split into {wanted}")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.model_channels * mult for mult in self.channel_mult)
+
+    @property
+    def stride(self) -> int:
+        """Image sides must be multiples of this: `patch_size * 2^(levels - 1)`."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+
+def _res_block(
+    config: UNetConfig,
+    in_channels: int,
+    out_channels: int,
+    resample: Callable[[Tensor], Tensor] | None = None,
+) -> ResBlock:
+    return ResBlock(
+        in_channels,
+        out_channels,
+        4 * config.model_channels,
+        groups=config.norm_groups,
+        eps=config.norm_eps,
+        dropout=config.dropout,
+        scale_shift=config.scale_shift,
+        resample=resample,
+    )
+
+
+def _attention(config: UNetConfig, channels: int, site: str) -> AttentionBlock | SpatialTransformer:
+    heads = channels // config.head_channels if config.head_channels else config.num_heads
+    if config.context_dim is None:
+        return AttentionBlock(channels, heads, site, groups=config.norm_groups, eps=config.norm_eps)
+    return SpatialTransformer(channels, heads, config.context_dim, site, groups=config.norm_groups)
+
+
+# What every stage is told: the embedding of time and class, the tokens, and which tokens count.
+Told: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+class Stage(nn.Module):
+    """A residual block and, at some levels, attention after it."""
+
+    def __init__(self, res: ResBlock, attention: AttentionBlock | SpatialTransformer | None) -> None:
+        super().__init__()
+        self.res = res
+        self.attention = attention
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        x = self.res(x, emb)
+        return x if self.attention is None else self.attention(x, context, mask)
+
+
+class Down(nn.Module):
+    """The stages of one level on the way down, then half the resolution (not after the last level)."""
+
+    def __init__(self, stages: list[Stage], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.resample = resample
+
+    def forward(self, x: Tensor, told: Told, recompute: bool) -> list[Tensor]:
+        """Everything made on the way, for the skip connections; the last entry flows on."""
+        made = []
+        for stage in self.stages:
+            x = run(stage, x, *told, recompute=recompute)
+            made.append(x)
+        if self.resample is not None:
+            made.append(_resampled(self.resample, x, told))
+        return made
+
+
+class Up(nn.Module):
+    """The stages of one level on the way up, each with a skip; then twice the size, but at level 0."""
+
+    def __init__(self, stages: list[Stage], resample: nn.Module | None) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.resample = resample
+
+    def forward(self, x: Tensor, skips: list[Tensor], told: Told, recompute: bool) -> Tensor:
+        for stage in self.stages:
+            x = run(stage, torch.cat([x, skips.pop()], dim=1), *told, recompute=recompute)
+        return x if self.resample is None else _resampled(self.resample, x, told)
+
+
+def _resampled(resample: nn.Module, x: Tensor, told: Told) -> Tensor:
+    return resample(x, told[0]) if isinstance(resample, ResBlock) else resample(x)
+
+
+class UNet(nn.Module):
+    """Raw output of a U-Net for a noisy image: what it means is the parameterization's business.
+
+    `forward(x, time, cond)`: x [B, in_channels, H, W], H and W multiples of `config.stride`; time [B] in the
+    denoiser's unit (index 0..T-1, or ln(sigma)/4); cond holds "label", "tokens" (and "token_mask"), "concat"
+    as the config asks, other keys are ignored. Returns [B, out_channels, H, W], twice the channels with
+    `learned_variance`. At initialisation the output is exactly 0.
+
+    `gradient_checkpointing` (attribute, off) recomputes each stage in backward: less memory, more time.
+    Attention sites: "down.<level>.<block>.self", "mid.self", "up.<level>.<block>.self", and ".cross".
+    `down[i]` and `up[i]` are both level i; `up` runs from the last to the first.
+    Source: arXiv:2006.11239, App. B; arXiv:2105.05233, Sec. 3; arXiv:2112.10752, App. E.2.1.
+    Raises UserError for a missing or misshapen condition, or an image size that does not divide.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        base, folded = config.model_channels, config.patch_size**2
+        self.time = TimeEmbedding(
+            config.time_embedding,
+            base,
+            4 * base,
+            flip=config.flip_sin_to_cos,
+            shift=config.freq_shift,
+            fourier_scale=config.fourier_scale,
+        )
+        self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, 4 * base)
+        self.conv_in = nn.Conv2d((config.in_channels + config.concat_channels) * folded, base, 3, padding=1)
+        skips = self._build_down(config)
+        deepest = config.channels[-1]
+        self.mid = nn.ModuleList(
+            [
+                Stage(_res_block(config, deepest, deepest), _attention(config, deepest, "mid")),
+                Stage(_res_block(config, deepest, deepest), None),
+            ]
+        )
+        self._build_up(config, skips)
+        self.norm_out = nn.GroupNorm(config.norm_groups, config.channels[0], config.norm_eps)
+        out = config.out_channels * (2 if config.learned_variance else 1)
+        self.conv_out = zero(nn.Conv2d(config.channels[0], out * folded, 3, padding=1))
+
+    def _build_down(self, config: UNetConfig) -> list[int]:
+        """Build `self.down`; return the channels of every skip connection, in order."""
+        channels = config.model_channels
+        skips, last = [channels], len(config.channels) - 1
+        self.down = nn.ModuleList()
+        for level, width in enumerate(config.channels):
+            stages = []
+            for block in range(config.num_res_blocks):
+                attends = level in config.attention_levels
+                attention = _attention(config, width, f"down.{level}.{block}") if attends else None
+                stages.append(Stage(_res_block(config, channels, width), attention))
+                channels = width
+                skips.append(width)
+            shrink = None
+            if level < last:
+                shrink = Downsample(width, config.asymmetric_down)
+                if config.resblock_updown:
+                    shrink = _res_block(config, width, width, halve)
+                skips.append(width)
+            self.down.append(Down(stages, shrink))
+        return skips
+
+    def _build_up(self, config: UNetConfig, skips: list[int]) -> None:
+        channels, levels = config.channels[-1], []
+        for level in reversed(range(len(config.channels))):
+            width, stages = config.channels[level], []
+            for block in range(config.num_res_blocks + 1):
+                attends = level in config.attention_levels
+                attention = _attention(config, width, f"up.{level}.{block}") if attends else None
+                stages.append(Stage(_res_block(config, channels + skips.pop(), width), attention))
+                channels = width
+            grow = None
+            if level > 0:
+                grow = _res_block(config, width, width, double) if config.resblock_updown else Upsample(width)
+            levels.append(Up(stages, grow))
+        self.up = nn.ModuleList(reversed(levels))
+
+    def _embed(self, time: Tensor, cond: Mapping[str, Any], batch: int) -> Tensor:
+        emb = self.time(time.expand(batch))
+        if self.label is not None:
+            emb = emb + self.label(label_of(cond, batch))
+        return F.silu(emb)
+
+    def forward(self, x: Tensor, time: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
+        config, cond, recompute = self.config, cond or {}, self.gradient_checkpointing
+        if x.shape[2] % config.stride or x.shape[3] % config.stride:
+            raise UserError(
+                f"the image is {x.shape[3]}x{x.shape[2]}, "
+                f"but this network needs sides divisible by {config.stride}"
+            )
+        told = (self._embed(time, cond, x.shape[0]), *tokens_of(cond, config.context_dim, x.dtype))
+        x = concatenated(x, cond, config.in_channels, config.concat_channels)
+        x = self.conv_in(F.pixel_unshuffle(x, config.patch_size) if config.patch_size > 1 else x)
+        skips = [x]
+        for down in self.down:
+            skips += down(skips[-1], told, recompute)
+        x = skips[-1]
+        for stage in self.mid:
+            x = run(stage, x, *told, recompute=recompute)
+        for up in reversed(self.up):
+            x = up(x, skips, told, recompute)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(x, config.patch_size) if config.patch_size > 1 else x
