@@ -33,15 +33,15 @@ check: .venv/.dev  ## formatting, lint, types, and who imports whom
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: .venv/.bench  ## measure against the peers and write bench/RESULTS.md
-	$(BIN)/python -m bench.run
+bench: .venv-bench/.done  ## measure against the peers and write bench/RESULTS.md (hours)
+	.venv-bench/bin/python -m bench.run
 
 docs: .venv/.dev  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The first page is $(abspath site/index.html)"
 
 clean:  ## remove what the tools leave behind, the environment too
-	rm -rf .venv build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The set-up. Each stamp is touched last, so an interrupted install is taken up again.
@@ -58,8 +58,12 @@ clean:  ## remove what the tools leave behind, the environment too
 	$(INSTALL) -e '.[test,check,docs]'
 	@touch $@
 
-# The peers import torchvision for its transforms alone, so it comes without what it asks for itself.
-.venv/.bench: .venv/.base
-	$(INSTALL) --no-deps torchvision
-	$(INSTALL) -e '.[bench]'
+# The peers import torchvision, whose wheel has no operators for a CPU build of torch: in an environment of
+# its own it cannot disturb what the tests import. It comes without what it asks for itself.
+.venv-bench/.done: pyproject.toml constraints.txt
+	@echo "Setting up .venv-bench (a few minutes, once) ..."
+	@.venv-bench/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	.venv-bench/bin/python -m pip install --quiet -c constraints.txt --no-deps torchvision
+	.venv-bench/bin/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@touch $@

@@ -126,3 +126,12 @@ def test_ensure_writable_names_the_folder_one_may_not_write_in(tmp_path: Path) -
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="no permission"):
         ensure_writable(tmp_path / "out.png")
+
+
+def test_a_writer_that_brings_its_own_file_does_not_bring_its_permissions(tmp_path):
+    with atomic_write(tmp_path / "plain") as part:
+        part.write_text("plain")
+    with atomic_write(tmp_path / "private") as part:
+        part.unlink()
+        part.touch(mode=0o600)
+    assert (tmp_path / "private").stat().st_mode == (tmp_path / "plain").stat().st_mode

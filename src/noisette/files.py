@@ -36,9 +36,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
     try:
         temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
         yield temporary
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        temporary.chmod(mode)  # some writers put a file of their own, for their owner alone, in its place
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(target)

@@ -191,7 +191,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 continue
             pixels, text = example
             if held is not None:
-                held[len(rows)] = torch.from_numpy(pixels)
+                held[len(rows)] = torch.tensor(pixels)
             kept.append(i)
             rows.append(row._replace(text=text if row.text is not None else None))
         self._rows = rows
@@ -214,7 +214,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         elif size is not None and (height, width) != (size, size):
             fitted = (to_array(fit_square(Image.fromarray(image), size, self._fit)) for image in pixels)
             pixels = np.concatenate(list(fitted))
-        return torch.from_numpy(pixels)[:, None].expand(-1, self._channels, -1, -1)
+        return torch.tensor(pixels)[:, None].expand(-1, self._channels, -1, -1)
 
 
 def _caption(row: Row) -> str:

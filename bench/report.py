@@ -1,0 +1,221 @@
+"""RESULTS.md from what lies in results/: `python -m bench.report`. A part that has not run is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from noisette.files import atomic_write
+
+PAGE = Path(__file__).parent / "RESULTS.md"
+OURS = "noisette"
+
+
+def main() -> None:
+    lines = ["# noisette beside its peers", ""]
+    lines += [
+        "Written by `make bench` from the numbers in `bench/results/`; ratios first, goals beside them.",
+        "",
+    ]
+    lines += [*_summary(), *_quality(), *_throughput(), *_startup(), *_machines()]
+    with atomic_write(PAGE) as path:
+        path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(PAGE)
+
+
+def _summary() -> Iterator[str]:
+    rows: list[tuple[str, str, str, str]] = []
+    if quality := machine.read("quality"):
+        rows += _quality_ratios(quality)
+    if throughput := machine.read("throughput"):
+        rows += _throughput_ratios(throughput)
+    if startup := machine.read("startup"):
+        for line in ("import noisette", "from noisette import load"):
+            over = startup["imports"][line]["over_torch"]
+            told = f"{over:+.2f} s"
+            rows.append((f"`{line}` over `import torch`", told, "at most 0.3 s", _met(over <= 0.3)))
+        cold = startup["cold"][OURS]["median"]
+        rows.append(("cold `noisette sample`, process start to PNG", f"{cold:.1f} s", "", ""))
+    yield from _table(("measured", "value", "goal", "met"), rows)
+
+
+def _quality_ratios(quality: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    for small, words in ((False, "each by its own recipe"), (True, "peers at our size")):
+        ours = _best(quality, lambda run: run["name"] == OURS)
+        peer = _best(quality, lambda run, small=small: run["name"] != OURS and run["small"] == small)
+        if ours and peer:
+            ratio = ours[0] / peer[0]
+            told = f"{ratio:.2f} ({ours[0]:.2f} : {peer[0]:.2f}, {peer[1]})"
+            goal = ("", "") if small else ("at most 0.5", _met(ratio <= 0.5))
+            minutes = f"{ours[2]['minutes']:g} minutes"
+            yield (f"Frechet distance over the best peer's, {minutes}, {words}", told, *goal)
+
+
+def _best(quality: dict[str, Any], chosen: Any) -> tuple[float, str, dict[str, Any]] | None:
+    """The smallest distance among the chosen runs and all ways in which they drew."""
+    found = [
+        (drawn["frechet"], run["name"], run)
+        for run in quality["runs"].values()
+        if chosen(run)
+        for drawn in run["drawn"].values()
+    ]
+    return min(found, key=lambda item: item[0], default=None)
+
+
+def _throughput_ratios(throughput: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    words = {"own": "own networks of equal size"}
+    for group, rows in throughput["groups"].items():
+        peers = [row for row in rows if not row["name"].startswith(OURS)]
+        ours = next(row for row in rows if row["name"] == OURS)
+        for task, verb in (("train", "training"), ("sample", "sampling")):
+            key = f"{task}_images_per_second"
+            fastest = max(peers, key=lambda row: row[key])
+            ratio = ours[key] / fastest[key]
+            goal = ("at least 1.2", _met(ratio >= 1.2)) if group == "own" else ("", "")
+            told = f"{ratio:.2f} ({fastest['name']})"
+            yield (
+                f"{verb} images/s over the fastest peer's, {words.get(group, group + ' in every loop')}",
+                told,
+                *goal,
+            )
+
+
+def _quality() -> Iterator[str]:
+    quality = machine.read("quality")
+    if quality is None:
+        return
+    yield from ("## What the same minutes are worth", "")
+    yield (
+        f"{quality['count']:,} drawn digits against {quality['count']:,} real test digits, features of the "
+        f"judge; smaller is better. Real training digits score {quality['floor']['frechet']:.2f}. The best "
+        "row of each library counts above."
+    )
+    yield ""
+    rows = []
+    for run in quality["runs"].values():
+        for kind, drawn in run["drawn"].items():
+            asked = f"{100 * drawn['read_as_asked']:.1f} %" if "read_as_asked" in drawn else ""
+            rows.append(
+                (
+                    run["name"] + (", network at our size" if run["small"] else ""),
+                    kind,
+                    f"{run['parameters'] / 1e6:.2f} M",
+                    str(run["batch_size"]),
+                    f"{run['updates']:,}",
+                    f"{run['seconds'] / 60:.1f}",
+                    f"{drawn['frechet']:.2f}",
+                    f"{drawn['kid']:.4f}",
+                    f"{drawn['precision']:.2f}",
+                    f"{drawn['recall']:.2f}",
+                    asked,
+                )
+            )
+    heads = (
+        "library",
+        "drawn",
+        "size",
+        "batch",
+        "updates",
+        "minutes",
+        "Frechet",
+        "KID",
+        "precision",
+        "recall",
+    )
+    yield from _table((*heads, "read as asked"), sorted(rows, key=lambda row: float(row[6])))
+    yield from (_NOTES, "")
+
+
+_NOTES = (
+    "Peers run by the settings of their own examples. We differ only where these could only hurt them here: "
+    "no mirrored digits, no sampling or measuring while they train, one channel, and few-step samplers of "
+    "their own (50 steps of DDIM, 20 with gam 1.6, 20 of DPM-Solver++) where 1,000 steps would take days "
+    "on these cores. Where a network is scaled to our size, its other settings stay, but that "
+    "smalldiffusion's batch of 1,024 becomes 128. smalldiffusion draws 28x28, as in its examples, padded to "
+    "32x32 like the real digits. noisette is class-conditional and asked for labels as frequent as the real "
+    "ones; the others draw without labels. torchvision, which the peers import, is declared without its "
+    "compiled operators where it has none for this torch; only its transforms are used."
+)
+
+
+def _throughput() -> Iterator[str]:
+    throughput = machine.read("throughput")
+    if throughput is None:
+        return
+    yield from ("## Images a second", "")
+    yield (
+        f"MNIST 32x32, batch {throughput['batch']}, float32 but where bf16 is named, each library's own "
+        f"training loop with its data loading and averaging; sampling {throughput['drawn']} images in "
+        f"{throughput['steps']} steps, one network call a step. Medians of {throughput['repeats']} "
+        "turns that alternate between the libraries in one process."
+    )
+    yield ""
+    for group, rows in throughput["groups"].items():
+        head = "Own networks of equal size" if group == "own" else f"{group.capitalize()} in every loop"
+        yield from (f"### {head}", "")
+        yield from _table(
+            ("library", "parameters", "training images/s", "sampling images/s"),
+            [
+                (
+                    row["name"],
+                    f"{row['parameters']:,}",
+                    f"{row['train_images_per_second']:.1f}",
+                    f"{row['sample_images_per_second']:.1f}",
+                )
+                for row in rows
+            ],
+        )
+
+
+def _startup() -> Iterator[str]:
+    startup = machine.read("startup")
+    if startup is None:
+        return
+    yield from ("## Before anything happens", "")
+    rows = [
+        (f"`{name}`", f"{row['median']:.2f} s", f"{row['over_torch']:+.2f} s")
+        for name, row in startup["imports"].items()
+    ]
+    rows += [
+        (f"{startup['digits']} digits in {startup['steps']} steps, {name}", f"{row['median']:.2f} s", "")
+        for name, row in startup["cold"].items()
+    ]
+    yield from _table(("fresh process", "median", "over torch"), rows)
+    yield from ("`import noisette` alone puts off torch until something is used.", "")
+
+
+def _machines() -> Iterator[str]:
+    yield from ("## Where", "")
+    for name in ("quality", "throughput", "startup"):
+        result = machine.read(name) or {}
+        found = [run["machine"] for run in result.get("runs", {}).values()] or [result.get("machine")]
+        for facts in {_where(facts): facts for facts in found if facts}:
+            yield f"- {name}: {facts}"
+    latest = [r["machine"]["versions"] for name in ("throughput", "startup") if (r := machine.read(name))]
+    if latest:
+        yield from ("", ", ".join(f"{name} {version}" for name, version in latest[-1].items()) + ".")
+
+
+def _where(facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['processor']}, {facts['cores_used']} of {facts['cores']} cores, {facts['threads']} threads, "
+        f"Python {facts['python']}, {facts['date'][:10]}, load {facts['load']:g} at the start"
+    )
+
+
+def _met(yes: bool) -> str:
+    return "yes" if yes else "no"
+
+
+def _table(heads: tuple[str, ...], rows: list[Any]) -> Iterator[str]:
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + " --- |" * len(heads)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+if __name__ == "__main__":
+    main()

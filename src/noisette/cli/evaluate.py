@@ -1,0 +1,187 @@
+"""``noisette evaluate``: how good a model's pictures are, in numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from noisette.cli.terminal import load_on, progress
+from noisette.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from noisette.data import ImageDataset
+    from noisette.models import Model
+
+EPILOG = """\b
+Examples:
+  noisette evaluate digits -n 1000
+  noisette evaluate digits --data mnist/ -n 10000 --steps 50 --json digits.json
+  noisette evaluate runs/digits --data mnist/ --bits-per-dim
+"""
+
+DIGITS = tuple("0123456789")
+BITS_IMAGES = 64
+
+Figures = dict[str, float | int | str]
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model that ships, a model folder, or the folder of a run.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Real images; without them only what ships is compared.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=2, max=1_000_000, help="How many pictures to draw.")] = 1000,
+    split: Annotated[str | None, typer.Option(help="Of the data; default train (test for bits/dim).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the solver.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Such as ddim, ddpm, dpmpp-2m, heun, unipc.")] = None,
+    grid: Annotated[str | None, typer.Option(help="How the steps are spaced, such as trailing.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How strongly the label guides; 1 is off.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the pictures and the choice of real ones.")] = 0,
+    bits_per_dim: Annotated[
+        bool, typer.Option("--bits-per-dim", help="The bound on the likelihood too: slow, needs --data.")
+    ] = False,
+    fit: Annotated[
+        str | None, typer.Option(help="How real images come to the model's size: crop or pad.")
+    ] = None,
+    to_json: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU if there is one.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the JSON file.")] = False,
+) -> None:
+    """Measure a model: judge accuracy, Frechet distance, KID, precision and recall, bits/dim."""
+    from noisette.files import atomic_write, ensure_writable
+
+    if to_json is not None:
+        ensure_writable(to_json, overwrite=overwrite)
+    loaded = load_on(model, device)
+    if bits_per_dim and data is None:
+        raise UserError("--bits-per-dim measures real images: give them with --data")
+    digits = _draws_digits(loaded)
+    if not digits and not bits_per_dim:
+        raise UserError(f"the judge reads digits of 1x32x32, which {loaded.spec.name} does not draw")
+    real = None if data is None else _open(loaded, data, split, fit)
+    figures: Figures = {}
+    if digits:
+        options = {
+            "num_inference_steps": steps,
+            "solver": solver,
+            "grid": grid,
+            "guidance_scale": guidance_scale,
+        }
+        figures |= _pictures(loaded, n, seed, options, real)
+    if bits_per_dim and data is not None and real is not None:
+        figures |= _bits(loaded, real if split else _held_out(loaded, data, fit, real), seed)
+    if to_json is not None:
+        with atomic_write(to_json) as path:
+            path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _show(loaded.spec.name, figures)
+
+
+def _draws_digits(model: Model) -> bool:
+    spec = model.spec
+    return (spec.channels, spec.image_size, spec.labels) == (1, 32, DIGITS)
+
+
+def _open(model: Model, data: Path, split: str | None, fit: str | None) -> ImageDataset:
+    from noisette.data import open_dataset
+
+    spec = model.spec
+    # The judge has learned digits of 28x28 with a border; other models cut the middle square.
+    usual = "pad" if _draws_digits(model) else "crop"
+    return open_dataset(
+        data,
+        size=spec.image_size,
+        channels=spec.channels,  # pyright: ignore[reportArgumentType]
+        fit=fit or str(model.notes.get("fit", usual)),  # pyright: ignore[reportArgumentType]
+        split=split,
+        labels=spec.labels,
+    )
+
+
+def _held_out(model: Model, data: Path, fit: str | None, real: ImageDataset) -> ImageDataset:
+    """The test images where the data have some: a bound on training images flatters."""
+    try:
+        return _open(model, data, "test", fit)
+    except UserError:
+        return real
+
+
+def _pictures(model: Model, n: int, seed: int, options: dict[str, Any], real: ImageDataset | None) -> Figures:
+    """Draw n pictures, every label in turn, and compare them."""
+    import torch
+
+    from noisette import metrics
+
+    labels = [k % len(DIGITS) for k in range(n)]
+    start = time.perf_counter()
+    with progress("sampling", n) as advance:
+        drawn: list[Tensor] = []
+        for first in range(0, n, 256):
+            part = labels[first : first + 256]
+            output = model.generate(part, seed=seed + first, output_type="torch", **options)
+            drawn.append(output.images)
+            for _ in part:
+                advance()
+    spent = time.perf_counter() - start
+    fakes, judge = torch.cat(drawn), metrics.Judge.load()
+    asked = {key: output.settings[key] for key in ("num_inference_steps", "solver", "grid", "guidance_scale")}
+    figures: Figures = {
+        "pictures": n,
+        **asked,
+        "pictures_per_second": n / spent,
+        "accuracy": metrics.accuracy(judge, fakes, torch.tensor(labels)),
+    }
+    if real is None:
+        features = metrics.collect(judge.features, fakes)
+        distance = metrics.frechet_distance(metrics.digits_reference(), metrics.Statistics.of(features))
+        return {**figures, "frechet_to_60000": distance}
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[:n].tolist()
+    batches = (real.fetch(order[i : i + 256])["image"] for i in range(0, len(order), 256))
+    found = metrics.evaluate(judge.features, batches, fakes, seed=seed)
+    return {**figures, **{key: value for key, value in found.items() if key not in ("n_real", "n_fake")}}
+
+
+def _bits(model: Model, real: ImageDataset, seed: int) -> Figures:
+    """The variational bound of a few real images, over every row of the schedule."""
+    import torch
+
+    from noisette.conditioning import NO_LABEL, label_cond
+    from noisette.core import bits_per_dim
+
+    end = model.schedule(1.0)
+    if not math.isclose(float(end.alpha.square() + end.sigma.square()), 1.0, abs_tol=1e-6):
+        raise UserError(f"bits/dim needs a variance-preserving schedule, and {model.spec.name} has another")
+    steps = int(getattr(model.schedule, "steps", 1000))
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[:BITS_IMAGES].tolist()
+    batch = real.fetch(order)
+    x0 = batch["image"].to(model.device)
+    labels = batch.get("label", torch.full((len(order),), NO_LABEL)) if model.spec.labels else None
+    with torch.no_grad():
+        value = bits_per_dim(
+            model.guided(1.0),
+            x0,
+            model.schedule,
+            steps,
+            cond={} if labels is None else label_cond(labels, model.device),
+            variance="learned" if model.spec.net.learned_variance else "large",
+            generator=torch.Generator().manual_seed(seed),
+        )
+    return {"bits_per_dim": float(value.mean()), "bits_images": len(order)}
+
+
+def _show(name: str, figures: Figures) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(name, "", box=None)
+    for key, value in figures.items():
+        table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)

@@ -1,0 +1,184 @@
+"""``noisette sample``: pictures from a model."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from noisette.cli.terminal import load_on, progress
+from noisette.errors import UserError
+
+if TYPE_CHECKING:
+    from noisette.models import Model, Output
+
+# 64 megapixels: beyond it a picture of pictures helps nobody, and most programs refuse it.
+MOST_PIXELS = 2**26
+
+EPILOG = """\b
+Examples:
+  noisette sample digits -o digits.png
+  noisette sample digits --label 7 -n 16 --steps 20 --guidance-scale 2 --seed 0 -o sevens.png
+  noisette sample runs/digits --solver ddim --eta 1 --steps 100 -n 1000 -o pictures/
+"""
+
+
+def sample(
+    model: Annotated[str, typer.Argument(help="A model that ships, a model folder, or the folder of a run.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="One PNG of all pictures, or a folder for one PNG each.")
+    ],
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="A class by name or number; again for more. Default: all in turn."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="How many pictures.")] = 16,
+    steps: Annotated[int | None, typer.Option(help="Steps of the solver.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Such as ddim, ddpm, dpmpp-2m, heun, unipc.")] = None,
+    grid: Annotated[str | None, typer.Option(help="How the steps are spaced, such as trailing.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How strongly the label guides; 1 is off.")
+    ] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise of ddim: 0 none, 1 as ddpm.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Picture k is drawn from seed + k. Default: a fresh one.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels, if not the model's own.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures drawn at a time.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU if there is one.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Draw pictures. PNGs carry the settings and the seed of every picture."""
+    from noisette.files import ensure_writable
+
+    folder = _is_folder(out)
+    ensure_writable(out, overwrite=overwrite)
+    loaded = load_on(model, device)
+    options: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "solver": solver,
+        "grid": grid,
+        "guidance_scale": guidance_scale,
+        "eta": eta,
+        "height": size,
+        "width": size,
+    }
+    job = _Job(
+        loaded, _labels(loaded, label, n), n, secrets.randbelow(2**32) if seed is None else seed, options
+    )
+    if not folder and n * (size or loaded.spec.image_size) ** 2 > MOST_PIXELS:
+        raise UserError(f"{n} pictures do not fit into one: give a folder, -o {out.with_suffix('')}/")
+    start = time.perf_counter()
+    if folder:
+        _write_folder(job, out, batch_size)
+    else:
+        _write_sheet(job, out, batch_size, columns=_columns(loaded, label, n))
+    spent = time.perf_counter() - start
+    seeds = f"seed {job.seed}" if n == 1 else f"seeds {job.seed} to {job.seed + n - 1}"
+    print(f"{out}: {n} picture{'s' * (n > 1)}, {seeds}, {spent:.1f} s")
+
+
+@dataclass(frozen=True)
+class _Job:
+    model: Model
+    labels: list[int] | None
+    n: int
+    seed: int
+    options: dict[str, Any]
+
+    def outputs(self, batch_size: int | None, output_type: str) -> Iterator[Output]:
+        """The pictures in their order, a batch at a time, with a bar on the terminal."""
+        from noisette.models import PIXELS_AT_ONCE
+
+        side = self.options["height"] or self.model.spec.image_size
+        batch = max(1, PIXELS_AT_ONCE // side**2) if batch_size is None else batch_size
+        if batch < 1:
+            raise UserError(f"batch-size must be at least 1, got {batch_size}")
+        steps = len(self.model.levels(self.options["num_inference_steps"], self.options["grid"])) - 1
+        with progress("sampling", steps * math.ceil(self.n / batch)) as advance:
+            for first in range(0, self.n, batch):
+                count = min(batch, self.n - first)
+                yield self.model.generate(
+                    None if self.labels is None else self.labels[first : first + count],
+                    seed=self.seed + first,
+                    num_images_per_prompt=count if self.labels is None else 1,
+                    output_type=output_type,  # pyright: ignore[reportArgumentType]
+                    callback=lambda step: advance(),
+                    **self.options,
+                )
+
+
+def _is_folder(out: Path) -> bool:
+    if out.is_dir():
+        return True
+    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf"):
+        raise UserError(f"{out}: pictures are written as PNG: take a name that ends in .png, or a folder")
+    return out.suffix.lower() != ".png"
+
+
+def _labels(model: Model, asked: list[str] | None, n: int) -> list[int] | None:
+    names = model.spec.labels
+    if names is None and not asked:
+        return None
+    chosen = [model.label_index(one) for one in asked] if asked else range(len(names or ()))
+    return [chosen[k % len(chosen)] for k in range(n)]
+
+
+def _columns(model: Model, asked: list[str] | None, n: int) -> int:
+    """One column for each label where that comes out even, else about as many columns as rows."""
+    kinds = len(asked) if asked else len(model.spec.labels or ())
+    if 1 < kinds <= 32 and n % kinds == 0:
+        return kinds
+    return math.ceil(math.sqrt(n))
+
+
+def _prompt(model: Model, labels: tuple[int, ...] | None) -> str:
+    names = model.spec.labels
+    return "" if names is None or labels is None else ", ".join(names[k] for k in dict.fromkeys(labels))
+
+
+def _write_sheet(job: _Job, out: Path, batch_size: int | None, columns: int) -> None:
+    import torch
+
+    from noisette.data.images import to_pil
+    from noisette.hub.png import write_png
+    from noisette.training.samples import tile
+
+    outputs = list(job.outputs(batch_size, "torch"))
+    labels = None if job.labels is None else tuple(job.labels)
+    settings = {
+        "prompt": _prompt(job.model, labels),
+        **outputs[0].settings,
+        "seed": job.seed,
+        "columns": columns,
+        "seeds": [seed for output in outputs for seed in output.seeds],
+        "labels": job.labels,
+    }
+    image = to_pil(tile(torch.cat([output.images for output in outputs]), columns))
+    write_png(out, image, settings)  # pyright: ignore[reportArgumentType]
+
+
+def _write_folder(job: _Job, out: Path, batch_size: int | None) -> None:
+    """One PNG for each picture, and a metadata.jsonl that makes the folder a data set."""
+    from noisette.files import atomic_write
+    from noisette.hub.png import write_png
+
+    names = job.model.spec.labels
+    with atomic_write(out / "metadata.jsonl") as table, table.open("w", encoding="utf-8") as lines:
+        index = 0
+        for output in job.outputs(batch_size, "pil"):
+            for k, image in enumerate(output.images):
+                settings = output.settings_of(k)
+                label = None if names is None else names[settings["label"]]
+                name = f"{index:06d}.png"
+                write_png(out / name, image, {"prompt": label or "", **settings})
+                row = {"file_name": name, "seed": settings["seed"]}
+                lines.write(json.dumps(row if label is None else {**row, "label": label}) + "\n")
+                index += 1

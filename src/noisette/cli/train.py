@@ -1,0 +1,49 @@
+"""``noisette train``: a model from a recipe and images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = """\b
+Examples:
+  noisette train digits --data mnist/ --out runs/digits
+  noisette train digits --data mnist/ --out runs/digits --resume
+  noisette train digits --data mnist/ --out runs/quick --max-train-steps 500 --batch-size 64
+"""
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="The recipe by name, such as digits.")],
+    data: Annotated[Path, typer.Option("--data", help="A folder of images, or any data set we read.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the run.")],
+    max_train_steps: Annotated[int | None, typer.Option(min=1, help="Stop at this step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of initial weights, order and noise.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, exactly.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in OUT.")] = False,
+) -> int:
+    """Train a model. Ctrl-C saves a checkpoint and leaves; --resume goes on from there."""
+    from noisette.errors import UserError
+    from noisette.recipes import recipe_named
+    from noisette.training import fit
+
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite begins it anew: give one of them")
+    changes = {"batch_size": batch_size, "lr": lr, "seed": seed}
+    chosen = replace(
+        recipe_named(recipe), **{name: value for name, value in changes.items() if value is not None}
+    )
+    if not data.exists():
+        raise UserError(f"there is no data at {data}: name a folder of images or a data set")
+    result = fit(chosen, data, out, max_train_steps=max_train_steps, resume=resume, overwrite=overwrite)
+    if result.interrupted:
+        return 130
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{result.folder}: step {result.step}; look at it: noisette sample {out} -o look.png")
+    return 0

@@ -1,0 +1,149 @@
+"""A model as a folder: model.json (what it is), model.safetensors (its weights), README.md (for people)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from noisette.errors import UserError
+from noisette.files import atomic_write, ensure_writable
+from noisette.hub.records import from_record, parse_json, to_record
+from noisette.hub.spec import ModelSpec
+
+Notes = Mapping[str, str | int | float]
+
+SPEC, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
+FORMAT, VERSION = "noisette model", 1
+LARGEST_SPEC = 2**22
+
+
+def write_folder(
+    folder: str | os.PathLike[str],
+    spec: ModelSpec,
+    state: Mapping[str, Tensor],
+    notes: Notes | None = None,
+    card: str = "",
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model folder, each file atomically, model.json last: with it the folder is a model.
+
+    ``state`` is what the network's ``state_dict()`` gives, in the precision it is to be kept in.
+    Raises UserError when there is something already and ``overwrite`` is not set; OSError of the disk.
+    """
+    from safetensors.torch import save_file
+
+    folder = ensure_writable(folder, overwrite=overwrite)
+    record = {"format": FORMAT, "version": VERSION, "spec": to_record(spec), "notes": dict(notes or {})}
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    with atomic_write(folder / WEIGHTS) as path:
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path)
+    with atomic_write(folder / CARD) as path:
+        path.write_text(card, encoding="utf-8")
+    with atomic_write(folder / SPEC) as path:
+        path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def read_spec(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, str | int | float]]:
+    """The spec and the notes in a folder's model.json. Raises UserError for whatever is wrong with it."""
+    path = Path(folder) / SPEC
+    if not path.is_file():
+        raise UserError(f"{folder} holds no model: there is no {SPEC} in it")
+    if path.stat().st_size > LARGEST_SPEC:
+        raise UserError(f"{path} is too large to be the description of a model")
+    return parse_spec(path.read_bytes(), str(path))
+
+
+def parse_spec(data: bytes | str, where: str) -> tuple[ModelSpec, dict[str, str | int | float]]:
+    """What `read_spec` reads, from the text of a model.json; ``where`` names it in messages."""
+    record = parse_json(data, where)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{where} does not describe a noisette model: its format is not {FORMAT!r}")
+    if record.get("version") != VERSION:
+        raise UserError(f"{where} has version {record.get('version')!r:.40}; this noisette reads {VERSION}")
+    for key in record:
+        if key not in ("format", "version", "spec", "notes"):
+            raise UserError(f"{where}: {key[:40]!r} is not a part of a model description")
+    notes = record.get("notes", {})
+    if not isinstance(notes, dict) or any(type(note) not in (str, int, float) for note in notes.values()):
+        raise UserError(f"{where}: notes must map names to text or numbers")
+    return from_record(ModelSpec, record.get("spec"), f"{where}: spec"), notes
+
+
+def read_weights(folder: str | os.PathLike[str], spec: ModelSpec) -> nn.Module:
+    """The network that ``spec`` describes, with the folder's weights, memory-mapped and uncast.
+
+    The network is built without storage, so a description that does not match its file costs nothing.
+    Raises UserError, in one line, for a broken file, missing or unknown tensors, and wrong shapes.
+    """
+    path = Path(folder) / WEIGHTS
+    state = _read_tensors(path)
+    with torch.device("meta"), _NoDraws():
+        net = spec.build()
+    expected = net.state_dict()
+    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if missing or unknown:
+        count, word = (len(missing), "misses") if missing else (len(unknown), "has unknown")
+        example = min(missing or unknown)
+        raise UserError(f"{path} {word} {count} tensors of this network, such as {example!r}")
+    for name, tensor in expected.items():
+        if tensor.shape != state[name].shape:
+            found, wanted = list(state[name].shape), list(tensor.shape)
+            raise UserError(f"{path}: {name!r} has shape {found}, but {SPEC} describes {wanted}")
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise UserError(f"{path}: {name!r} holds {state[name].dtype}, which are not weights")
+    net.load_state_dict(state, strict=True, assign=True)
+    return net
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves weights undrawn: on the meta device `normal_` would import torch's compiler, for nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no weights: there is no {path.name} in it")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {str(error).splitlines()[0]}") from None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A model folder at a glance: ``size`` in bytes of weights, ``parameters`` counted from its header."""
+
+    name: str
+    folder: Path
+    size: int
+    parameters: int
+    notes: Notes
+
+
+def list_folder(folder: Path) -> Listing:
+    """What is in a model folder, without building the network or reading its weights."""
+    from safetensors import safe_open
+
+    record = parse_json((folder / SPEC).read_bytes(), str(folder / SPEC))
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        counts = [torch.Size(file.get_slice(name).get_shape()).numel() for name in file.keys()]  # noqa: SIM118
+    size = (folder / WEIGHTS).stat().st_size
+    return Listing(folder.name, folder, size, sum(counts), record.get("notes", {}))

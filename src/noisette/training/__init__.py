@@ -1,0 +1,30 @@
+"""Training around `noisette.core.train`: objectives, averages, checkpoints, and the runner."""
+
+from noisette.training.draws import Draws
+from noisette.training.ema import EMA
+from noisette.training.history import LossHistory
+from noisette.training.objectives import P2, Hybrid, MinSNR, Objective, Simple, Vlb, Weighting
+from noisette.training.recipe import Recipe
+from noisette.training.runner import FitResult, fit
+from noisette.training.times import LogitNormalTimes, LogNormalSigma, Rows, Times, UniformTimes
+
+__all__ = [
+    "EMA",
+    "P2",
+    "Draws",
+    "FitResult",
+    "Hybrid",
+    "LogNormalSigma",
+    "LogitNormalTimes",
+    "LossHistory",
+    "MinSNR",
+    "Objective",
+    "Recipe",
+    "Rows",
+    "Simple",
+    "Times",
+    "UniformTimes",
+    "Vlb",
+    "Weighting",
+    "fit",
+]

@@ -1,0 +1,100 @@
+"""A recipe: everything that decides what a training run learns, as one frozen value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from noisette.errors import UserError
+from noisette.training.objectives import Objective, Simple
+
+if TYPE_CHECKING:
+    from noisette.models import ModelSpec
+
+__all__ = ["Recipe", "differences"]
+
+# What may change between the two halves of one run without changing what is learned.
+CONVENIENCES = ("checkpoint_every", "keep_checkpoints", "milestone_every", "sample_every", "num_workers")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train one model; the same recipe, data and seed give the same weights on the same CPU.
+
+    ``spec`` says what is trained, and with it the size, channels and class names that images need.
+    ``batch_size`` is the global one: processes share it. The learning rate climbs over ``warmup``
+    steps to ``lr`` and then stays, or falls on a cosine to 0 at ``steps``. ``label_dropout`` is the share
+    of labels left out, which classifier-free guidance needs. ``ema`` is the decay of the averaged
+    weights, which are what is sampled and saved. ``precision`` "auto" is bf16 where the GPU, or without
+    one the CPU, multiplies it itself, and float32 elsewhere; weights, loss and average are float32 always.
+    ``channels_last`` None follows the device. Counts of ``*_every`` are steps; 0 turns a thing off.
+
+    Raises UserError for numbers out of range.
+    """
+
+    spec: ModelSpec
+    objective: Objective = Simple()  # noqa: RUF009  a frozen value
+    steps: int = 100_000
+    batch_size: int = 128
+    lr: float = 2e-4
+    warmup: int = 1000
+    decay: Literal["constant", "cosine"] = "constant"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    ema: float = 0.9999
+    label_dropout: float = 0.1
+    fit: Literal["crop", "pad"] = "crop"
+    flip: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: bool | None = None
+    compile: bool = False
+    seed: int = 0
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    milestone_every: int = 0
+    sample_every: int = 500
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("warmup", "checkpoint_every", "milestone_every", "sample_every", "num_workers", "seed"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
+        _require(0 < self.lr < math.inf, f"lr must be positive, not {self.lr}")
+        _require(0 <= self.ema < 1, f"ema must lie in [0, 1), not {self.ema}")
+        _require(
+            0 <= self.label_dropout <= 1, f"label_dropout is a share in [0, 1], not {self.label_dropout}"
+        )
+        _require(
+            self.max_grad_norm > 0, f"max_grad_norm must be positive (inf for none), not {self.max_grad_norm}"
+        )
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of update ``step`` (from 0)."""
+        climb = min(1.0, (step + 1) / max(self.warmup, 1))
+        if self.decay == "constant" or step < self.warmup:
+            return self.lr * climb
+        done = min(1.0, (step - self.warmup) / max(self.steps - self.warmup, 1))
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """Where two recipes differ, as ``name: before -> now``; conveniences do not count."""
+    found: list[str] = []
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if old == new or (not where and name in CONVENIENCES):
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{where}{name}.")
+        else:
+            found.append(f"{where}{name}: {old!r} -> {new!r}")
+    return found
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
