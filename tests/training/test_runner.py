@@ -177,6 +177,18 @@ def test_two_processes_are_one_at_the_doubled_batch_and_stop_together(tiny, imag
         torch.testing.assert_close(two.tensors["ema"][name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_gradient_checkpointing_changes_no_weight_and_may_be_switched_on_later(
+    tiny, images, tmp_path
+) -> None:
+    plain, saving = tiny(steps=6), tiny(steps=6, gradient_checkpointing=True)
+    fit(plain, images, tmp_path / "plain")
+    fit(plain, images, tmp_path / "saving", max_train_steps=3)
+    assert fit(saving, images, tmp_path / "saving", resume=True).model.denoiser.net.gradient_checkpointing
+    straight, parts = (load_latest(tmp_path / name / "checkpoints") for name in ("plain", "saving"))
+    for name, value in straight.tensors["weights"].items():
+        assert torch.equal(parts.tensors["weights"][name], value)
+
+
 def test_the_folder_of_a_run(tiny, images, tmp_path) -> None:
     out = tmp_path / "run"
     recipe = tiny(steps=6, sample_every=3, checkpoint_every=2, keep_checkpoints=2)

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["Recipe", "differences"]
 
 # What may change between the two halves of one run without changing what is learned.
-CONVENIENCES = ("checkpoint_every", "keep_checkpoints", "milestone_every", "sample_every", "num_workers")
+CONVENIENCES = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "milestone_every",
+    "sample_every",
+    "num_workers",
+    "gradient_checkpointing",
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class Recipe:
     of labels left out, which classifier-free guidance needs. ``ema`` is the decay of the averaged
     weights, which are what is sampled and saved. ``precision`` "auto" is bf16 where the GPU, or without
     one the CPU, multiplies it itself, and float32 elsewhere; weights, loss and average are float32 always.
-    ``channels_last`` None follows the device. Counts of ``*_every`` are steps; 0 turns a thing off.
+    ``channels_last`` None follows the device. ``gradient_checkpointing`` computes activations twice, keeps
+    far fewer of them, and gives the same gradients. Counts of ``*_every`` are steps; 0 turns a thing off.
 
     Raises UserError for numbers out of range.
     """
@@ -51,6 +59,7 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool | None = None
     compile: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2

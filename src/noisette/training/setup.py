@@ -72,6 +72,7 @@ def begin(
     torch.manual_seed(mix(recipe.seed, "weights"))
     model = Model.new(recipe.spec)
     net = model.denoiser.net.to(device, memory_format=_layout(recipe, device))  # pyright: ignore
+    net.gradient_checkpointing = recipe.gradient_checkpointing  # pyright: ignore[reportArgumentType]
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
