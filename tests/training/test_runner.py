@@ -62,7 +62,7 @@ Path({out!r}, f"losses-{{rank}}-of-{{world}}.json").write_text(json.dumps(losses
 
 def environment() -> dict[str, str]:
     source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return {**os.environ, "PYTHONPATH": source, **hidden}
 
 

@@ -34,7 +34,8 @@ def accelerator_for(recipe: Recipe) -> Accelerator:
 
     AcceleratorState._reset_state()
     half = recipe.precision == "bf16" or (recipe.precision == "auto" and _has_bf16())
-    return Accelerator(mixed_precision="bf16" if half else "no")
+    # Without the word, Accelerate takes processes on a machine without a GPU for strangers to each other.
+    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="bf16" if half else "no")
 
 
 def _has_bf16() -> bool:
