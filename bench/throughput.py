@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from bench import hf, lucidrains, machine, nets, ours, smalldiff
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = open_dataset(data, size=32, channels=1, fit="pad")
     result: dict[str, Any] = machine.read("throughput") or {"groups": {}}
     for name, entrants in groups(images, dataset, pngs):
+        AcceleratorState._reset_state()  # the bf16 row of the group before would hold for all that follow
         measured = measure(entrants(), 1 if asked.quick else asked.repeats)
         print(name, *(f"\n  {row}" for row in measured), flush=True)
         if asked.quick:

@@ -1,4 +1,4 @@
-"""The loop: levels, steering, noise, and nothing left switched on between steps."""
+"""The loop: levels, edits of x on the way, noise, and nothing left switched on between steps."""
 
 from itertools import pairwise
 

@@ -256,7 +256,7 @@ def test_trap_30_an_image_does_not_depend_on_its_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_where_hardly_any_signal_is_left_a_small_error_stays_small(name: str) -> None:
-    """The cosine table ends at sigma / alpha = 20,000; what a network gets wrong there must not grow by it."""
+    """The cosine table ends at sigma / alpha = 20,000; what a network gets wrong must not grow by that."""
     levels = trailing(CosineVP(), 12)
 
     def imperfect(x: Tensor, level: Level, cond: Cond) -> Prediction:

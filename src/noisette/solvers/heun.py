@@ -112,7 +112,8 @@ class Heun:
     """Heun's method: the Euler step, then again along the mean of the eps at both of its ends.
 
     Second order. Two network calls a step, one at the last (sigma = 0) and where hardly any signal is left
-    (alpha_s < sigma_s / 1000), both of which are Euler steps: ``2N - 1`` calls or one less in all. Source: arXiv:2206.00364, Algorithms 1 and 2.
+    (alpha_s < sigma_s / 1000), both of which are Euler steps: ``2N - 1`` calls or one less in all.
+    Source: arXiv:2206.00364, Algorithms 1 and 2.
     """
 
     churn: Churn | None = None

@@ -1,0 +1,211 @@
+"""Render every figure of the documentation, and the few numbers in it that depend on the shipped model.
+
+`python docs/figures.py` draws all of them from fixed seeds into docs/images, measures the numbers into
+docs/measured.json and puts them into the pages. `python docs/figures.py cfg ddim` does those two alone, and
+`--model FOLDER` takes another model than the one that ships.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# Before torch is loaded: threads that spin while they wait make a busy machine a hundred times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import charts  # the file beside this one
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from noisette.cli import main as noisette
+from noisette.conditioning import label_cond
+from noisette.core import with_attention
+from noisette.data import to_pil
+from noisette.edit import lerp, slerp
+from noisette.hub import find_model
+from noisette.metrics import Judge, accuracy
+from noisette.metrics.judge import WEIGHTS
+from noisette.models import Model
+from noisette.solvers import DDPM, NoiseStreams
+
+DOCS = Path(__file__).resolve().parent
+IMAGES, MEASURED = DOCS / "images", DOCS / "measured.json"
+NUMBERS = "numbers"
+GREY = 136
+GAP, LINE, SCALE = 2, 24, 2
+
+Row = tuple[str, Tensor]
+
+
+def sheet(rows: Sequence[Row], name: str) -> None:
+    """Rows of images [N, 1, H, W] in [-1, 1], each with its name above it, twice as large, on nothing."""
+    count, side = max(len(images) for _, images in rows), rows[0][1].shape[-1] * SCALE
+    height = side + LINE
+    picture = Image.new("LA", (count * (side + GAP) - GAP, len(rows) * height), (0, 0))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
+    for i, (label, images) in enumerate(rows):
+        draw.text((1, i * height + LINE // 2), label, (GREY, 255), font, anchor="lm")
+        for k, image in enumerate(to_pil(images, batch=True)):
+            large = image.resize((side, side), Image.Resampling.NEAREST)
+            picture.paste(large, (k * (side + GAP), i * height + LINE))
+    picture.save(IMAGES / name, optimize=True)
+
+
+def drawn(model: Model, **options: Any) -> Tensor:
+    """One picture of each digit, from seeds 0 to 9 unless told otherwise."""
+    return model.generate(**{"seed": 0, "output_type": "torch", **options}).images
+
+
+def digits(model: Model, name: str) -> None:
+    """What `noisette sample` writes, four of each digit; enlarged without smoothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "digits.png"
+        asked = "--steps 20 --solver dpmpp-2m --guidance-scale 2 --seed 0"
+        noisette(["sample", name, "-n", "40", *asked.split(), "-o", str(out)])
+        with Image.open(out) as image:
+            size = image.width * SCALE, image.height * SCALE
+            image.resize(size, Image.Resampling.NEAREST).save(IMAGES / "digits.png", optimize=True)
+
+
+def forward(model: Model, name: str) -> None:
+    """A picture on its way to noise, and what the network makes of each of its noisy versions."""
+    times = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0], dtype=torch.float64)
+    x0 = drawn(model, label=3)
+    level = model.schedule(times).per_sample(x0)
+    noise = NoiseStreams([5])(x0)
+    x = level.diffuse(x0.expand(len(times), -1, -1, -1), noise)
+    with torch.no_grad():
+        seen = model.denoiser(x, level, label_cond([3] * len(times)))
+    sheet([("x, t = 0 to 1", x), ("predicted x0", seen.x0), ("predicted noise", seen.eps / 2)], "forward.png")
+
+
+def ddpm(model: Model, name: str) -> None:
+    """Ancestral sampling at several numbers of steps."""
+    runs = [("large", 20), ("large", 100), ("large", 1000), ("small", 20), ("small", 100)]
+    rows = [
+        (f"{v}, {n} steps", drawn(model, num_inference_steps=n, solver=DDPM(v), guidance_scale=1.0))  # type: ignore
+        for v, n in runs
+    ]
+    sheet(rows, "ddpm.png")
+
+
+def ddim(model: Model, name: str) -> None:
+    """The same noise under several numbers of steps."""
+    steps = (5, 10, 20, 50, 100)
+    options = {"solver": "ddim", "guidance_scale": 1.0}
+    sheet([(f"{n} steps", drawn(model, num_inference_steps=n, **options)) for n in steps], "ddim.png")
+
+
+def interpolation(model: Model, name: str) -> None:
+    """From one noise to another, on the sphere and on the line."""
+    a, b = NoiseStreams([11])(torch.empty(1, 1, 32, 32)), NoiseStreams([23])(torch.empty(1, 1, 32, 32))
+    places = torch.linspace(0, 1, 10)
+    rows = []
+    for label, path in (("slerp", slerp), ("lerp", lerp)):
+        latents = path(a.expand(10, -1, -1, -1), b.expand(10, -1, -1, -1), places)
+        options = {"label": [8] * 10, "latents": latents, "num_inference_steps": 50, "solver": "ddim"}
+        rows.append((label, drawn(model, guidance_scale=1.0, **options)))
+    sheet(rows, "interpolation.png")
+
+
+def few_steps(model: Model, name: str) -> None:
+    """Solvers where steps are few."""
+    rows = []
+    for n in (4, 8):
+        for solver in ("ddim", "plms", "dpmpp-2m", "unipc"):
+            options = {"num_inference_steps": n, "solver": solver}
+            rows.append((f"{solver}, {n} steps", drawn(model, guidance_scale=1.0, **options)))
+    sheet(rows, "few-steps.png")
+
+
+def cfg(model: Model, name: str) -> None:
+    """The same noise under growing guidance."""
+    options = {"num_inference_steps": 20}
+    sheet([(f"scale {w:g}", drawn(model, guidance_scale=w, **options)) for w in (0, 1, 2, 4, 8)], "cfg.png")
+
+
+def attention(model: Model, name: str) -> None:
+    """Where the middle of a digit looks, by the attention of the U-Net at half of its own resolution."""
+    x0 = drawn(model)
+    level = model.schedule(0.25)
+    x = level.diffuse(x0, NoiseStreams(range(10))(x0))
+    seen: dict[str, Tensor] = {}
+
+    def record(call: Any, proceed: Callable[..., Tensor]) -> Tensor:
+        seen[call.site] = call.probabilities().mean(1)
+        return proceed(call)
+
+    with torch.no_grad():
+        with_attention(model.denoiser, record, "up.*.self")(x, level, label_cond(range(10)))
+    maps = seen[min(seen)]
+    side = round(maps.shape[-1] ** 0.5)
+    here = maps[:, side * (side // 2) + side // 2].reshape(-1, 1, side, side)
+    here = torch.nn.functional.interpolate(here / here.amax((2, 3), keepdim=True), 32)
+    sheet([("noisy digit", x), ("where it looks", here * 2 - 1)], "attention.png")
+
+
+PICTURES = {f.__name__: f for f in (digits, forward, ddpm, ddim, interpolation, few_steps, cfg, attention)}
+
+
+def measure(model: Model, name: str) -> dict[str, str]:
+    """The numbers that the pages quote, as they are printed."""
+    labels = torch.arange(1000) % 10
+    images = drawn(model, label=labels.tolist(), num_inference_steps=20, guidance_scale=2.0)
+    parameters = sum(p.numel() for p in model.denoiser.net.parameters())
+    weights = find_model(name) / "model.safetensors"
+    card = (WEIGHTS / "digits-judge.md").read_text(encoding="utf-8")
+    judge = re.findall(r"accuracy, .* \| ([\d.]+%)", card)
+    return {
+        "parameters": f"{parameters / 1e6:.1f} million",
+        "megabytes": f"{weights.stat().st_size / 1e6:.1f} MB",
+        "judge": judge[0],
+        "judge_disturbed": judge[1],
+        "accuracy": f"{accuracy(Judge.load(), images, labels):.1%}",
+        **{f"order_{key}": f"{value:.2f}" for key, value in charts.slopes().items()},
+    }
+
+
+def fill(measured: dict[str, str]) -> None:
+    """Put the numbers between their marks: ``<!--=accuracy-->...<!--/-->``."""
+    for page in (DOCS.parent / "README.md", *DOCS.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        mark = re.compile(r"(<!--=(\w+)-->).*?(<!--/-->)")
+        new = mark.sub(lambda m: f"{m[1]}{measured[m[2]]}{m[3]}", text)
+        if new != text:
+            page.write_text(new, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="these figures, or numbers; default: all")
+    parser.add_argument("--model", default="digits", help="a model name or folder (default: digits)")
+    options = parser.parse_args()
+    known = (*charts.CHARTS, *PICTURES, NUMBERS)
+    for wrong in set(options.names) - set(known):
+        parser.error(f"there is no figure {wrong!r}: {', '.join(known)}")
+    IMAGES.mkdir(exist_ok=True)
+    model = Model.load(options.model)
+    for name in options.names or known:
+        start = time.perf_counter()
+        if name == NUMBERS:
+            MEASURED.write_text(json.dumps(measure(model, options.model), indent=1) + "\n", encoding="utf-8")
+        elif name in PICTURES:
+            PICTURES[name](model, options.model)
+        else:
+            charts.save(name, IMAGES)
+        print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    if MEASURED.exists():
+        fill(json.loads(MEASURED.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
