@@ -47,14 +47,17 @@ recipe = Recipe(
 )
 losses = []
 
+def say(line):
+    os.write(1, (line + "\\n").encode())  # one write a line: two processes share the pipe
+
 def tell(step):
     losses.append(float(step.loss))
-    print("step", step.index, flush=True)
+    say(f"step {{step.index}}")
     if os.environ.get("RANK") == "1" and step.index == 12:
         os.kill(os.getpid(), signal.SIGTERM)
 
 result = fit(recipe, {data!r}, {out!r}, on_step=tell)
-print("left", result.step, result.interrupted, flush=True)
+say(f"left {{result.step}} {{result.interrupted}}")
 rank, world = os.environ.get("RANK", "0"), torch.distributed.get_world_size() if "RANK" in os.environ else 1
 Path({out!r}, f"losses-{{rank}}-of-{{world}}.json").write_text(json.dumps(losses))
 """
