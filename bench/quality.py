@@ -125,8 +125,8 @@ def score(runs: list[Path], data: Path, count: int) -> None:
     for run in runs:
         log = _log(run)
         log["drawn"] = {}
-        for folder in sorted(run.glob("drawn-*")):
-            parts = [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
+        for folder in sorted(path for path in run.glob("drawn-*") if path.is_dir()):
+            parts = [torch.load(path, weights_only=True) for path in sorted(folder.glob("[0-9]*.pt"))]
             drawn = from_uint8(torch.cat(parts))
             if len(drawn) < count:
                 print(f"{folder}: {len(drawn)} of {count} digits, not scored")

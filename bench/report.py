@@ -10,6 +10,7 @@ from bench import machine
 from noisette.files import atomic_write
 
 PAGE = Path(__file__).parent / "RESULTS.md"
+NOTES = PAGE.parent / "results" / "notes.md"
 OURS = "noisette"
 
 
@@ -20,6 +21,8 @@ def main() -> None:
         "",
     ]
     lines += [*_summary(), *_quality(), *_throughput(), *_startup(), *_machines()]
+    if NOTES.exists():  # what the numbers do not say, written by whoever ran them
+        lines += ["", NOTES.read_text(encoding="utf-8")]
     with atomic_write(PAGE) as path:
         path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(PAGE)
