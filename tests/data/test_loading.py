@@ -41,7 +41,7 @@ def test_an_epoch_is_a_permutation_and_differs_from_the_next() -> None:
     assert first != second
     assert first == Order(101, 7, seed=3).epoch(0)
     assert first != Order(101, 10, seed=4).epoch(0)
-    assert Order(101, 10, seed=3, shuffle=False).epoch(5) == list(range(101))
+    assert list(Order(101, 10, seed=3, shuffle=False).epoch(5)) == list(range(101))
 
 
 def test_batches_run_on_through_epochs(data: ImageDataset) -> None:

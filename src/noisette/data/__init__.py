@@ -3,10 +3,11 @@
 from noisette.data.dataset import ImageDataset, open_dataset
 from noisette.data.idx import read_idx
 from noisette.data.images import to_pil
-from noisette.data.loading import Loader, Order, loader
+from noisette.data.loading import Images, Loader, Order, loader
 
 __all__ = [
     "ImageDataset",
+    "Images",
     "Loader",
     "Order",
     "loader",

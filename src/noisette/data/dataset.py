@@ -74,7 +74,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
         shape: (C, H, W) of every image.
         metadata: per image, all fields of its metadata.jsonl row or .json member.
         origin: the path, for messages.
+        shuffled: False, the images have an order of their own.
     """
+
+    shuffled = False
 
     def __init__(
         self,

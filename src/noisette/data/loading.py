@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
 
-from noisette.data.dataset import ImageDataset
 from noisette.errors import UserError
 
-__all__ = ["Loader", "Order", "loader"]
+__all__ = ["Images", "Loader", "Order", "loader"]
 
 
 def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
@@ -51,8 +50,10 @@ class Order:
         full, rest = divmod(images, self.global_batch)
         self.batches_per_epoch = full + (rest > 0 and not drop_last)
 
-    def epoch(self, number: int) -> list[int]:
+    def epoch(self, number: int) -> Sequence[int]:
         """All images of epoch `number` in their order, mirrored ones as -1 - i."""
+        if not (self.shuffle or self.flip):
+            return range(self.images)  # which may be more than memory holds
         if self.shuffle:
             order = torch.randperm(self.images, generator=_generator(self.seed, number, "order"))
         else:
@@ -72,14 +73,41 @@ class Order:
                 if position == stop:
                     return
                 first = k * self.global_batch + self.rank * self.batch_size
-                yield order[first : first + self.batch_size]
+                yield list(order[first : first + self.batch_size])
                 position += 1
+
+
+class Images(Protocol):
+    """What batches are made of: an `ImageDataset`, or whatever else fetches images by their numbers.
+
+    `shuffled` says that the numbers themselves are in random order, so that no epoch needs another.
+    """
+
+    origin: str
+    shape: tuple[int, ...]
+    labels: tuple[str, ...] | None
+    shuffled: bool
+
+    @property
+    def corrupt(self) -> Mapping[str, str]:
+        """{name: reason} of the images skipped so far."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Sequence[int], flip: Sequence[bool] | None = None) -> dict[str, Any]:
+        """The batch of these images, image j mirrored where `flip[j]`."""
+        ...
+
+    def note_corrupt(self, found: Mapping[str, str]) -> None:
+        """Take over what worker processes found."""
+        ...
 
 
 class _Batches(Dataset[Any]):
     """The map from listed images to (batch, corrupt images met), as the worker processes run it."""
 
-    def __init__(self, data: ImageDataset) -> None:
+    def __init__(self, data: Images) -> None:
         self.data = data
 
     def __len__(self) -> int:
@@ -110,7 +138,7 @@ class Loader:
     """
 
     def __init__(
-        self, data: ImageDataset, order: Order, *, epochs: int | None, num_workers: int, pin_memory: bool
+        self, data: Images, order: Order, *, epochs: int | None, num_workers: int, pin_memory: bool
     ) -> None:
         self.data, self.order, self.epochs = data, order, epochs
         self.num_workers, self.pin_memory = num_workers, pin_memory
@@ -175,7 +203,7 @@ class Loader:
 
 
 def loader(
-    dataset: ImageDataset,
+    dataset: Images,
     batch_size: int,
     *,
     seed: int,
@@ -191,11 +219,13 @@ def loader(
     """Batches of `batch_size` images for this process, in the order of `Order`, without end by default.
 
     The global batch is `batch_size * world_size`. With `flip`, each image is mirrored left to right in
-    half of the epochs. The last, smaller batch of an epoch is dropped unless `drop_last=False`.
+    half of the epochs. Images that are in random order already (`dataset.shuffled`) keep it, and are not
+    mirrored. The last, smaller batch of an epoch is dropped unless `drop_last=False`.
 
     Raises:
-        UserError: fewer images than the global batch, a number out of its range, or `drop_last=False`
-            with several processes (they would not see equally many batches).
+        UserError: fewer images than the global batch, a number out of its range, `flip` where images are
+            not to be mirrored, or `drop_last=False` with several processes (they would not see equally many
+            batches).
     """
     if batch_size < 1 or num_workers < 0 or (epochs is not None and epochs < 0):
         given = f"batch_size {batch_size}, num_workers {num_workers}, epochs {epochs}"
@@ -204,11 +234,13 @@ def loader(
         raise UserError(f"rank {rank} is not in 0..{world_size - 1}")
     if not drop_last and world_size > 1:
         raise UserError("drop_last=False needs a single process")
+    if flip and dataset.shuffled:
+        raise UserError(f"{dataset.origin}: these images cannot be mirrored: set flip=False")
     order = Order(
         len(dataset),
         batch_size,
         seed=seed,
-        shuffle=shuffle,
+        shuffle=shuffle and not dataset.shuffled,
         drop_last=drop_last,
         flip=flip,
         rank=rank,

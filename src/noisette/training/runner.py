@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from noisette.core import NetDenoiser, TrainStep, train
-from noisette.data import ImageDataset
+from noisette.data import Images
 from noisette.errors import UserError
 from noisette.files import ensure_writable
 from noisette.models import Model
@@ -48,7 +48,7 @@ class FitResult:
 
 def fit(
     recipe: Recipe,
-    data: str | os.PathLike[str] | ImageDataset,
+    data: str | os.PathLike[str] | Images,
     out: str | os.PathLike[str],
     *,
     max_train_steps: int | None = None,
@@ -181,10 +181,15 @@ def _require_finite(loss: float, grad_norm: float, step: int, out: Path) -> None
     )
 
 
+def _count(state: TrainState) -> int:
+    """How many images the run has seen, or how many there are: the fewer."""
+    return min(len(state.loader.data), state.step * state.recipe.batch_size)
+
+
 def _notes(state: TrainState, data: Any) -> dict[str, str | int | float]:
     recipe = state.recipe
     return {
-        "trained_on": f"{len(state.loader.data)} images ({Path(state.loader.data.origin).name})",
+        "trained_on": f"{_count(state)} images ({Path(state.loader.data.origin).name})",
         "steps": state.step,
         "batch_size": recipe.batch_size,
         "objective": repr(recipe.objective),

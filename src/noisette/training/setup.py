@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from noisette.conditioning import drop_labels, label_cond
 from noisette.core import Cond, Denoiser
-from noisette.data import ImageDataset, loader, open_dataset
+from noisette.data import Images, loader, open_dataset
 from noisette.errors import UserError
 from noisette.models import Model
 from noisette.training.draws import Draws, mix
@@ -48,7 +50,7 @@ def _has_bf16() -> bool:
 
 def begin(
     recipe: Recipe,
-    data: ImageDataset | Any,
+    data: str | os.PathLike[str] | Images,
     device: torch.device | str = "cpu",
     rank: int = 0,
     world: int = 1,
@@ -115,12 +117,14 @@ def _cond(recipe: Recipe, batch: dict[str, Any], draws: Draws) -> Cond:
     return drop_labels(cond, draws.uniform(len(cond["label"])) < recipe.label_dropout)
 
 
-def _fitting(recipe: Recipe, data: ImageDataset | Any) -> ImageDataset:
+def _fitting(recipe: Recipe, data: str | os.PathLike[str] | Images) -> Images:
     """The data as the recipe's spec wants them. Raises UserError where they cannot be."""
     spec = recipe.spec
-    if not isinstance(data, ImageDataset):
+    if isinstance(data, str | os.PathLike):
         channels: Any = spec.channels
-        data = open_dataset(data, size=spec.image_size, channels=channels, fit=recipe.fit, labels=spec.labels)
+        data = open_dataset(
+            Path(data), size=spec.image_size, channels=channels, fit=recipe.fit, labels=spec.labels
+        )
     wanted = (spec.channels, spec.image_size, spec.image_size)
     if tuple(data.shape) != wanted:
         raise UserError(f"{data.origin}: images are {tuple(data.shape)}, but {spec.name} draws {wanted}")
