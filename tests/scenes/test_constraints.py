@@ -43,6 +43,8 @@ def test_on_top_is_on_top_and_nothing_else() -> None:
     scene = Scene((Object("cube"), Object("cone", on=0, x=0.0), Object("sphere", y=2.0)))
     of_cone = {(r.kind, r.object) for r in relations(scene) if r.subject == 1}
     assert of_cone == {("on top of", 0), ("left of", 2)}
+    leaning = Scene((Object("cube"), Object("cone", on=0, x=0.6, y=-0.6)))
+    assert list(relations(leaning)) == [Relation(1, "on top of", 0)]
 
 
 def test_constraints_hold_only_for_what_is_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from noisette.scenes.shapes import RADIUS
 from noisette.scenes.trace import FLOOR, SKY, Surface, occlusion, sunlight, trace
 
 
-def look(*objects: Object, n: int = 64, **camera: float) -> tuple[World, View, Surface]:
+def look(*objects: Object, n: int = 64, **camera: Any) -> tuple[World, View, Surface]:
     scene = Scene(objects, camera=Camera(**camera))
     world, view = World.of([scene], [0.0]), views([scene.camera], [0.0])
     return world, view, trace(world, view, n)

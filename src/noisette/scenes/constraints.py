@@ -142,12 +142,14 @@ def relations(scene: Scene, margin: float = CLEARLY) -> Iterator[Relation]:
     """Every relation that holds between two objects of the scene by at least `margin` world units.
 
     Left and right are along the picture, in front of and behind along the floor towards the camera, both
-    where the objects stand. What stands on another is on top of it and nothing else.
+    where the objects stand. What stands on another is on top of it, and in no other relation to it.
     """
     seen = [sideways_and_away(scene, i) for i in range(len(scene.objects))]
     for a, b in itertools.permutations(range(len(scene.objects)), 2):
         if scene.objects[a].on == b:
             yield Relation(a, "on top of", b)
+            continue
+        if scene.objects[b].on == a:
             continue
         right, away = seen[a][0] - seen[b][0], seen[a][1] - seen[b][1]
         if abs(right) >= margin:
