@@ -1,4 +1,4 @@
-"""The command line: ``noisette train | sample | evaluate | models | atlas``.
+"""The command line: ``noisette train | sample | evaluate | models | atlas | scenes``.
 
 Each command is a file of this folder. Whatever a person does wrong costs one line on stderr and exit code 2;
 a traceback is always a mistake of ours.
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from noisette.cli import atlas, evaluate, listing, sample, train
+from noisette.cli import atlas, evaluate, listing, sample, scenes, train
 from noisette.errors import UserError
 
 # Typer carries click inside itself or beside itself, by version; the base of all usage errors is the same.
@@ -33,6 +33,7 @@ app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=listing.EPILOG)(listing.models)
 app.command(epilog=atlas.EPILOG)(atlas.atlas)
+app.add_typer(scenes.app, epilog=scenes.EPILOG)
 
 
 def _version(asked: bool) -> None:
