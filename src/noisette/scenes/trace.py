@@ -70,10 +70,10 @@ class _Pairs:
     along: Tensor
     size: Tensor
 
-    def pick(self, keep: Tensor) -> _Pairs:
-        return _Pairs(
-            self.ray[keep], self.prim[keep], self.origin[:, keep], self.along[:, keep], self.size[:, keep]
-        )
+    def pick(self, rows: Tensor) -> _Pairs:
+        """The pairs of those indices."""
+        flat = (t.index_select(0, rows) for t in (self.ray, self.prim))
+        return _Pairs(*flat, *(t.index_select(1, rows) for t in (self.origin, self.along, self.size)))
 
 
 def trace(world: World, view: View, n: int) -> Surface:
@@ -96,7 +96,7 @@ def trace(world: World, view: View, n: int) -> Surface:
         depth.scatter_reduce_(0, pairs.ray, distance, "amin")
     earlier = 0
     for part, pairs, distance in met:
-        first = distance == depth[pairs.ray]
+        first = _where(distance == depth[pairs.ray])
         pairs, distance = pairs.pick(first), distance[first]
         own = gradient(part.family, pairs.origin + distance * pairs.along, pairs.size)
         normal[:, pairs.ray] = (part.rotation[pairs.prim] * own.T[:, None]).sum(-1).T
@@ -132,10 +132,14 @@ def _lines(part: Primitives, view: View, n: int) -> tuple[_Pairs, Tensor, Tensor
         (slope, slope, torch.ones_like(slope)), -1
     )
     u, v = ((i + 0.5) * (2 / n) - 1 for i in (column, row))
-    axes = axes.permute(1, 2, 0)[..., prim]
+    axes = axes.permute(1, 2, 0).index_select(2, prim)
     along = axes[:, 0] * u + axes[:, 1] * v + axes[:, 2]
     pairs = _Pairs(
-        scene[prim] * (n * n) + row * n + column, prim, origin.T[:, prim], along, part.size[:, prim]
+        scene[prim] * (n * n) + row * n + column,
+        prim,
+        origin.T.index_select(1, prim),
+        along,
+        part.size.index_select(1, prim),
     )
     return _through_bound(pairs, part.bound[prim])
 
@@ -164,7 +168,7 @@ def _through_bound(pairs: _Pairs, bound: Tensor) -> tuple[_Pairs, Tensor, Tensor
     nearest = -(pairs.origin * pairs.along).sum(0) / square
     missed = ((pairs.origin + nearest * pairs.along) ** 2).sum(0)
     half = ((bound * bound - missed) / square).clamp(min=0).sqrt()
-    keep = (missed < bound * bound) & (nearest + half > NEAR)
+    keep = _where((missed < bound * bound) & (nearest + half > NEAR))
     nearest, half = nearest[keep], half[keep]
     return pairs.pick(keep), (nearest - half).clamp_(min=NEAR), nearest + half
 
@@ -178,14 +182,19 @@ def _march(family: int, pairs: _Pairs, start: Tensor, end: Tensor) -> tuple[_Pai
         gap = distance(pairs.origin + t * pairs.along, pairs.size)
         if step % 6 == 5 or step == STEPS - 1:
             met = gap < TOUCH
-            found.append((pairs.pick(met), t[met]))
-            going = ~met & (t < end)
+            there, going = _where(met), _where(~met & (t < end))
+            found.append((pairs.pick(there), t[there]))
             pairs, t, end, speed, gap = pairs.pick(going), t[going], end[going], speed[going], gap[going]
             if not len(t):
                 break
         t = t + gap * speed
     parts, depths = zip(*found, strict=True)
     return _joined(parts), torch.cat(depths)
+
+
+def _where(mask: Tensor) -> Tensor:
+    # Picking by indices many times is cheaper than by a mask, which is searched each time.
+    return mask.nonzero()[:, 0]
 
 
 def _joined(parts: tuple[_Pairs, ...]) -> _Pairs:
@@ -221,7 +230,9 @@ def sunlight(world: World, surface: Surface, sun: Tensor, angle: float) -> Tenso
         return (ahead > -bound) & (aside < (bound + (ahead + bound) * angle) ** 2)
 
     for part, ray, prim in _near(world, surface, facing, reaches):
-        point, normal = (x.transpose(0, 1).flatten(1)[:, ray] for x in (surface.point, surface.normal))
+        point, normal = (
+            x.transpose(0, 1).flatten(1).index_select(1, ray) for x in (surface.point, surface.normal)
+        )
         lines = _from_points(part, ray, prim, point + 0.01 * normal, sun[part.scene[prim]].T)
 
         def gap(t: Tensor, lines: _Pairs = lines, family: int = part.family) -> Tensor:
@@ -286,7 +297,7 @@ def occlusion(world: World, surface: Surface) -> Tensor:
         return (last * last).sum(1) < (bound + TAPS[-1]) ** 2
 
     for part, ray, prim in _near(world, surface, solid, reaches):
-        point, normal = flat_point[:, ray], flat_normal[:, ray]
+        point, normal = flat_point.index_select(1, ray), flat_normal.index_select(1, ray)
         lines = _from_points(part, ray, prim, point, normal)
         for h, lowest in zip(TAPS, above, strict=True):
             gap = FAMILIES[part.family](lines.origin + h * lines.along, lines.size)
@@ -299,9 +310,9 @@ def occlusion(world: World, surface: Surface) -> Tensor:
 
 def _from_points(part: Primitives, ray: Tensor, prim: Tensor, point: Tensor, along: Tensor) -> _Pairs:
     """Lines from world points [3, K] in world directions [3, K], seen by primitives."""
-    into = part.rotation.permute(2, 1, 0)[..., prim]  # [own, world, K]
-    origin = (into * (point - part.center.T[:, prim])).sum(1)
-    return _Pairs(ray, prim, origin, (into * along).sum(1), part.size[:, prim])
+    into = part.rotation.permute(2, 1, 0).index_select(2, prim)  # [own, world, K]
+    origin = (into * (point - part.center.T.index_select(1, prim))).sum(1)
+    return _Pairs(ray, prim, origin, (into * along).sum(1), part.size.index_select(1, prim))
 
 
 def _near(
