@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
 
 from noisette.errors import UserError
 from noisette.files import atomic_write, ensure_writable
@@ -94,3 +98,11 @@ def complete(cells: Sequence[Cell], store: Store) -> None:
 
 def _key(settings: Settings) -> str:
     return json.dumps(settings, sort_keys=True, allow_nan=False)
+
+
+def digest(tensors: Sequence[Tensor]) -> str:
+    """Twelve letters that change with any bit of the tensors."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:12]

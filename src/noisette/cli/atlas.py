@@ -11,11 +11,12 @@ EPILOG = """\b
 Examples:
   noisette atlas ddim -o atlas/ --quick
   noisette atlas ddim -o atlas/ --model runs/digits --data mnist/
+  noisette atlas scenes -o atlas/ --count 500
 """
 
 
 def atlas(
-    name: Annotated[str, typer.Argument(help="The page, such as ddim.")],
+    name: Annotated[str, typer.Argument(help="The page: ddim or scenes.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the page and its numbers.")],
     quick: Annotated[bool, typer.Option("--quick", help="A fraction of the work, to see the page.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,

@@ -315,7 +315,7 @@ def lex(text: str, *, strict: bool = True, extra: Mapping[str, tuple[str, Any]] 
 
 
 def _unknown(word: str, known: Iterable[tuple[str, ...]]) -> str:
-    single = sorted({w for phrase in known for w in phrase if w.isalpha() and w != word})
+    single = sorted({w for phrase in known for w in phrase if w.isalpha() and len(w) > 2})
     near = get_close_matches(word, single, 3, 0.7)
     if near:
         return f"{word[:40]!r} is not understood; did you mean {' or '.join(near)}?"

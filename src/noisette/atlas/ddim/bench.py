@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from noisette.atlas.cells import Tick
+from noisette.atlas.cells import Tick, digest
 from noisette.conditioning import label_cond
 from noisette.core import prior, sample
 from noisette.core.likelihood import Variance
@@ -166,11 +165,3 @@ class Bench:
     def frechet(self, features: Tensor) -> float:
         """The Frechet distance of features [N, D] to the reference."""
         return frechet_distance(self.reference, Statistics.of(features))
-
-
-def digest(tensors: Sequence[Tensor]) -> str:
-    """Twelve letters that change with any bit of the tensors."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:12]

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from noisette.atlas.cells import Cell, Tick
+from noisette.atlas.cells import Cell, Tick, digest
 from noisette.atlas.ddim.bench import (
     LARGE,
     NAMES,
@@ -21,7 +21,6 @@ from noisette.atlas.ddim.bench import (
     Kind,
     Measured,
     Way,
-    digest,
 )
 from noisette.atlas.page import (
     Finding,

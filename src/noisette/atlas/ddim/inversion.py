@@ -8,8 +8,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from noisette.atlas.cells import Cell, Tick
-from noisette.atlas.ddim.bench import SHOWN, Bench, Measured, Way, digest
+from noisette.atlas.cells import Cell, Tick, digest
+from noisette.atlas.ddim.bench import SHOWN, Bench, Measured, Way
 from noisette.atlas.page import Finding, Section, Verdict, figure, number, picture, spread, strips, table
 from noisette.atlas.plots import Axes, Line, line_plot
 from noisette.conditioning import NO_LABEL

@@ -145,12 +145,20 @@ def make_exam(first: int, split: str) -> dict[str, Tensor]:
     each object would cover if nothing stood before it."""
     scenes = exam_scenes(first, COUNT, split)
     made = pictures(scenes, [0.0] * COUNT, size=2 * SIZE if first >= LARGE else SIZE)
-    alone = torch.zeros((COUNT, SLOTS), dtype=torch.int32)
-    singles = [(k, i, *single(scene, i)) for k, scene in enumerate(scenes) for i in range(len(scene.objects))]
-    drawn = render([scene for *_, scene, _ in singles], SIZE, samples=1).instance
-    for (k, i, _, index), owner in zip(singles, drawn, strict=True):
-        alone[k, i] = (owner == index).sum()
-    return vars(made) | {"alone": alone}
+    table = torch.zeros((COUNT, SLOTS), dtype=torch.int32)
+    for row, counts in zip(table, alone(scenes), strict=True):
+        row[: len(counts)] = torch.tensor(counts)
+    return vars(made) | {"alone": table}
+
+
+def alone(scenes: Sequence[Scene]) -> list[list[int]]:
+    """How many of 64 x 64 pixels each object of each scene would cover if nothing stood before it."""
+    singles = [(k, *single(scene, i)) for k, scene in enumerate(scenes) for i in range(len(scene.objects))]
+    drawn = render([scene for _, scene, _ in singles], SIZE, samples=1).instance
+    rows: list[list[int]] = [[] for _ in scenes]
+    for (k, _, index), owner in zip(singles, drawn, strict=True):
+        rows[k].append(int((owner == index).sum()))
+    return rows
 
 
 LARGE = 1_000_000
