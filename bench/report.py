@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
+from bench.scenes import NO_GPU
 from noisette.files import atomic_write
 
 PAGE = Path(__file__).parent / "RESULTS.md"
@@ -20,7 +21,7 @@ def main() -> None:
         "Written by `make bench` from the numbers in `bench/results/`; ratios first, goals beside them.",
         "",
     ]
-    lines += [*_summary(), *_quality(), *_throughput(), *_startup(), *_machines()]
+    lines += [*_summary(), *_quality(), *_throughput(), *_scenes(), *_startup(), *_machines()]
     if NOTES.exists():  # what the numbers do not say, written by whoever ran them
         lines += ["", NOTES.read_text(encoding="utf-8")]
     with atomic_write(PAGE) as path:
@@ -41,6 +42,8 @@ def _summary() -> Iterator[str]:
             rows.append((f"`{line}` over `import torch`", told, "at most 0.3 s", _met(over <= 0.3)))
         cold = startup["cold"][OURS]["median"]
         rows.append(("cold `noisette sample`, process start to PNG", f"{cold:.1f} s", "", ""))
+    if scenes := machine.read("scenes"):
+        rows += _scene_rates(scenes)
     yield from _table(("measured", "value", "goal", "met"), rows)
 
 
@@ -83,6 +86,21 @@ def _throughput_ratios(throughput: dict[str, Any]) -> Iterator[tuple[str, str, s
                 told,
                 *goal,
             )
+
+
+def _scene_rates(scenes: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    words = f"pictures of scenes a second, {scenes['size']} px with all maps"
+    many = scenes["many"]
+    rate, ratio = many["pictures_per_second"], many["over_one"]
+    told = f"{rate:.0f} ({rate / 150:.2f} of the goal, {ratio:.1f} times one process)"
+    yield f"{words}, {scenes['processes']} processes", told, "at least 150", _met(rate >= 150)
+    if gpu := scenes["gpu"]:
+        rate = gpu["whole"]["pictures_per_second"]
+        yield f"{words}, {gpu['name']}", f"{rate:,.0f}", "at least 10,000", _met(rate >= 10_000)
+    else:
+        yield f"{words}, GPU", NO_GPU, "at least 10,000", ""
+    size, largest = list(scenes["sizes"].items())[-1]
+    yield f"time per pixel of a scene at {size} px over 64 px", f"{largest['over_smallest']:.2f}", "", ""
 
 
 def _quality() -> Iterator[str]:
@@ -172,6 +190,39 @@ def _throughput() -> Iterator[str]:
         )
 
 
+def _scenes() -> Iterator[str]:
+    scenes = machine.read("scenes")
+    if scenes is None:
+        return
+    yield from ("## Scenes a second", "")
+    yield (
+        f"Scenes of `sample_scene` at {scenes['size']} px with shadows and {scenes['samples']} samples per "
+        "pixel: picture, depth, normals, ids, keypoints, cameras, and every control map but where these are "
+        f"left out. {scenes['pictures']} pictures per process and turn, one thread per process; medians of "
+        f"{scenes['repeats']} turns that alternate."
+    )
+    yield ""
+    names = {"render": "one process, no control maps", "one": "one process"}
+    names["many"] = f"{scenes['processes']} processes"
+    rows = [(words, f"{scenes[name]['pictures_per_second']:.1f}") for name, words in names.items()]
+    gpu = scenes["gpu"]
+    rows += [
+        (
+            f"{gpu['name'] if gpu else 'GPU'}{words}",
+            f"{gpu[name]['pictures_per_second']:,.0f}" if gpu else NO_GPU,
+        )
+        for name, words in (("render", ", no control maps"), ("whole", ""))
+    ]
+    yield from _table(("what draws", "pictures/s"), rows)
+    yield f"The same {scenes['compared']} scenes at growing sizes, with all maps, one process:"
+    yield ""
+    rows = [
+        (f"{size} px", f"{row['ns_per_pixel']:,.0f} ns", f"{row['over_smallest']:.2f}")
+        for size, row in scenes["sizes"].items()
+    ]
+    yield from _table(("size", "time per pixel", "over the smallest"), rows)
+
+
 def _startup() -> Iterator[str]:
     startup = machine.read("startup")
     if startup is None:
@@ -191,7 +242,7 @@ def _startup() -> Iterator[str]:
 
 def _machines() -> Iterator[str]:
     yield from ("## Where", "")
-    for name in ("quality", "throughput", "startup"):
+    for name in ("quality", "throughput", "scenes", "startup"):
         result = machine.read(name) or {}
         found = [run["machine"] for run in result.get("runs", {}).values()] or [result.get("machine")]
         for facts in {_where(facts): facts for facts in found if facts}:

@@ -1,4 +1,6 @@
-"""Measure and write RESULTS.md: `python -m bench.run [startup] [throughput] [quality] [report]`, or all.
+"""Measure and write RESULTS.md: `python -m bench.run [startup] [throughput] [quality] [scenes] [report]`.
+
+Without a part, all of them in this order.
 
 `quality` trains one library after the other and takes hours; each of its runs goes on where it was cut, and
 those that are finished stay, so that it may also be started piece by piece through `bench.quality`.
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from bench.data import work_folder
 
-PARTS = ("startup", "throughput", "quality", "report")
+PARTS = ("startup", "throughput", "quality", "scenes", "report")
 RUNS = {
     "noisette": ["noisette"],
     "denoising-diffusion-pytorch": ["denoising-diffusion-pytorch"],
@@ -42,8 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     for part in asked.parts or PARTS:
         if part == "quality":
             _quality([*threads, *data], asked.minutes)
-        elif part == "report":
-            _python("bench.report")
+        elif part in ("scenes", "report"):  # scenes takes one thread for each of its processes
+            _python(f"bench.{part}")
         else:
             _python(f"bench.{part}", *threads, *(data if part == "throughput" else []))
 

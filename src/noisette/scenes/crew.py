@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ import torch
 
 from noisette.errors import UserError
 
-__all__ = ["share_out"]
+__all__ = ["keep_memory", "share_out"]
 
 Work = Callable[..., None]
 """work(*arguments, number, advance): does one number of the list, and calls advance(n) for n steps of it."""
@@ -45,6 +46,18 @@ def share_out(
         _in_processes(work, arguments, numbers, count, report)
     else:
         _here(work, arguments, numbers, report)
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory of arrays it is done with for the next ones (GNU's C library only).
+
+    By default large arrays go back to the system, which clears every page again at its next first touch:
+    a fifth of the time of rendering on four cores. For processes of our own: the memory stays with them.
+    """
+    if hasattr(library := ctypes.CDLL(None) if os.name == "posix" else None, "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3
+        library.mallopt(mmap_threshold, 2**30)
+        library.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _cores() -> int:
@@ -127,6 +140,7 @@ def _serve(
             os._exit(1)  # nobody waits for the rest
 
     torch.set_num_threads(1)
+    keep_memory()
     try:
         while True:
             with taken.get_lock():

@@ -20,8 +20,8 @@ from noisette.scenes.trace import SKY, Surface, trace
 
 __all__ = ["Rendering", "render", "render_video", "render_views"]
 
-CHUNK = 2**18
-"""Rays followed at once: enough to keep a core busy, few enough to stay in its cache."""
+CHUNK = 2**19
+"""Rays followed at once: enough to keep a core busy, few enough to stay near it."""
 CHUNK_GPU = 2**23
 
 ON_SKIN = tuple(float(name.split()[-1] in ("nose", "eye", "ear")) for name in KEYPOINTS)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from noisette.files import atomic_write
 from noisette.pixels import to_uint8
+from noisette.scenes.crew import keep_memory
 from noisette.scenes.layout import SLOTS, place
 from noisette.scenes.reader.net import SIZE, SURROUNDINGS, WORDS, fit
 from noisette.scenes.render import render
@@ -218,7 +219,7 @@ def prepare(jobs: Sequence[Job], workers: int) -> None:
     columns = (TextColumn("rendering scenes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns) as progress,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(workers, get_context("spawn"), initializer=keep_memory) as pool,
     ):
         task = progress.add_task("", total=COUNT * len(jobs), completed=COUNT * (len(jobs) - len(missing)))
         running = [pool.submit(job) for job in missing]
