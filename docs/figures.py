@@ -1,8 +1,9 @@
-"""Render every figure of the documentation, and the few numbers in it that depend on the shipped model.
+"""Render every figure of the documentation, and the few numbers in it that were measured.
 
 `python docs/figures.py` draws all of them from fixed seeds into docs/images, measures the numbers into
 docs/measured.json and puts them into the pages. `python docs/figures.py cfg ddim` does those two alone, and
-`--model FOLDER` takes another model than the one that ships.
+`--model FOLDER` takes another model than the one that ships. What depends on the reader of scenes, its
+figures and the benchmark of scenes is `python docs/figures.py reader recorded`.
 """
 
 from __future__ import annotations
@@ -35,25 +36,32 @@ from noisette.hub import find_model
 from noisette.metrics import Judge, accuracy
 from noisette.metrics.judge import WEIGHTS
 from noisette.models import Model
+from noisette.scenes import reader as scenes_reader
+from noisette.scenes import render, render_video, render_views, sample_scene
+from noisette.scenes.export import orbit
+from noisette.scenes.maps import control_maps
+from noisette.scenes.parse import parse
 from noisette.solvers import DDPM, NoiseStreams
 
 DOCS = Path(__file__).resolve().parent
 IMAGES, MEASURED = DOCS / "images", DOCS / "measured.json"
-NUMBERS = "numbers"
+READER_CARD = DOCS.parent / "src/noisette/scenes/weights/scenes-reader.json"
+SCENES_BENCH = DOCS.parent / "bench/results/scenes.json"
 GREY = 136
 GAP, LINE, SCALE = 2, 24, 2
 
 Row = tuple[str, Tensor]
 
 
-def sheet(rows: Sequence[Row], name: str) -> None:
-    """Rows of images [N, 1, H, W] in [-1, 1], each with its name above it, twice as large, on nothing."""
-    count, side = max(len(images) for _, images in rows), rows[0][1].shape[-1] * SCALE
-    height = side + LINE
-    picture = Image.new("LA", (count * (side + GAP) - GAP, len(rows) * height), (0, 0))
+def sheet(rows: Sequence[Row], name: str, scale: int = SCALE) -> None:
+    """Rows of images [N, C, H, W] in [-1, 1], each with its name above it, twice as large, on nothing."""
+    count, side = max(len(images) for _, images in rows), rows[0][1].shape[-1] * scale
+    height, channels = side + LINE, rows[0][1].shape[1]
+    size = count * (side + GAP) - GAP, len(rows) * height
+    picture = Image.new("LA" if channels == 1 else "RGBA", size, (0,) * (channels + 1))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
     for i, (label, images) in enumerate(rows):
-        draw.text((1, i * height + LINE // 2), label, (GREY, 255), font, anchor="lm")
+        draw.text((1, i * height + LINE // 2), label, (*[GREY] * channels, 255), font, anchor="lm")
         for k, image in enumerate(to_pil(images, batch=True)):
             large = image.resize((side, side), Image.Resampling.NEAREST)
             picture.paste(large, (k * (side + GAP), i * height + LINE))
@@ -153,11 +161,92 @@ def attention(model: Model, name: str) -> None:
     sheet([("noisy digit", x), ("where it looks", here * 2 - 1)], "attention.png")
 
 
-PICTURES = {f.__name__: f for f in (digits, forward, ddpm, ddim, interpolation, few_steps, cfg, attention)}
+ONE_TEXT = "a small red cube left of a shiny blue sphere"
+COMPANY = (
+    "a photo of a large waving orange figure behind a small striped green cube and a small shiny red sphere, "
+    "by day on a plain gray floor"
+)
+FILM = "a large striped red torus rolls right behind a walking green figure, by day"
+
+
+def scenes(model: Model, name: str) -> None:
+    """The world of scenes: by number, from a text, with its maps, in time and from all sides."""
+    options = {"size": 96, "samples": 9}
+
+    def asked(text: str, seed: int) -> Any:
+        return sample_scene(seed, **{**vars(parse(text)), "count": len(parse(text).objects)})
+
+    company = asked(COMPANY, 4)
+    truth = render([company], **options)
+    maps = control_maps(truth)
+    titles = ", ".join(name.replace("_", " ") for name in ("picture", *maps))
+    around = render_views(company, orbit(company.camera, 8), **options).rgb
+    rows = [
+        ("sample_scene(0) to sample_scene(7)", render([sample_scene(k) for k in range(8)], **options).rgb),
+        (f'"{ONE_TEXT}", seeds 0 to 7', render([asked(ONE_TEXT, k) for k in range(8)], **options).rgb),
+        (titles, torch.cat([truth.rgb, *(2 * hint - 1 for hint in maps.values())])),
+        ("the same scene from eight cameras", around),
+        (f'"{FILM}", four frames a second', render_video(asked(FILM, 1), 8, 4, **options).rgb),
+    ]
+    sheet(rows, "scenes.png", scale=1)
+
+
+def reader(model: Model, name: str) -> None:
+    """Pictures of held-out combinations, and the masks that the reader sees, each in its mean color."""
+    pictures = render([sample_scene(seed, split="novel") for seed in range(8)], 96, samples=9).rgb
+    seen = torch.full_like(pictures, -0.9)
+    for shown, picture, reading in zip(seen, pictures, scenes_reader.read(pictures), strict=True):
+        for thing in reading.objects:
+            shown[:, thing.mask] = picture[:, thing.mask].mean(1, keepdim=True)
+    sheet([("pictures", pictures), ("the objects that the reader sees", seen)], "reader.png", scale=1)
+
+
+PICTURES = {
+    f.__name__: f
+    for f in (digits, forward, ddpm, ddim, interpolation, few_steps, cfg, attention, scenes, reader)
+}
+
+
+def recorded(model: Model, name: str) -> dict[str, str]:
+    """Numbers that training the reader and the benchmark of scenes left, as the pages print them."""
+    sources = {READER_CARD: reader_numbers, SCENES_BENCH: bench_numbers}
+    return {k: v for path, read in sources.items() if path.exists() for k, v in read(path).items()}
+
+
+def reader_numbers(card: Path) -> dict[str, str]:
+    """Every share of every exam, what is read where nothing is, under noise, and the scale of distances."""
+    found = json.loads(card.read_text(encoding="utf-8"))
+    exams = {"test": "test", "novel": "novel", "test, 128 px": "large"}
+    numbers = {
+        f"reader_{short}_{name.replace(' ', '_')}": f"{share:.1%}"
+        for title, short in exams.items()
+        for name, share in found["exams"][title]["shares"].items()
+    }
+    numbers |= {f"reader_noise_{k}".replace(".", "_"): f"{share:.1%}" for k, share in found["noise"].items()}
+    numbers |= {f"reader_frechet_{k}": f"{found['frechet'][k]:.2f}" for k in ("floor", "novel", "trace")}
+    numbers |= {f"reader_count_{k}": f"{n:,}" for k, n in _counts(found).items()}
+    return numbers | {"reader_silence": f"{found['silence']:.1%}", "reader_scenes": f"{found['scenes']:,}"}
+
+
+def _counts(found: dict[str, Any]) -> dict[str, int]:
+    counts = found["exams"]["test"]["counts"]
+    return {k: counts[k] for k in ("found", "relation", "count")} | {"half": found["frechet"]["half"]}
+
+
+def bench_numbers(path: Path) -> dict[str, str]:
+    """How fast scenes are drawn."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    gpu = found["gpu"]
+    return {
+        "scenes_one": f"{found['one']['pictures_per_second']:.0f}",
+        "scenes_many": f"{found['many']['pictures_per_second']:.0f}",
+        "scenes_processes": str(found["processes"]),
+        "scenes_gpu": f"{gpu['whole']['pictures_per_second']:,.0f}" if gpu else "not measured",
+    }
 
 
 def measure(model: Model, name: str) -> dict[str, str]:
-    """The numbers that the pages quote, as they are printed."""
+    """The numbers that the pages quote of the digits model and the solvers, as they are printed."""
     labels = torch.arange(1000) % 10
     images = drawn(model, label=labels.tolist(), num_inference_steps=20, guidance_scale=2.0)
     parameters = sum(p.numel() for p in model.denoiser.net.parameters())
@@ -174,6 +263,15 @@ def measure(model: Model, name: str) -> dict[str, str]:
     }
 
 
+NUMBERS = {"numbers": measure, "recorded": recorded}
+
+
+def note(numbers: dict[str, str]) -> None:
+    """Put numbers among those that were measured before."""
+    before = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    MEASURED.write_text(json.dumps(before | numbers, indent=1) + "\n", encoding="utf-8")
+
+
 def fill(measured: dict[str, str]) -> None:
     """Put the numbers between their marks: ``<!--=accuracy-->...<!--/-->``."""
     for page in (DOCS.parent / "README.md", *DOCS.rglob("*.md")):
@@ -186,18 +284,18 @@ def fill(measured: dict[str, str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="these figures, or numbers; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="these figures or numbers; default: all")
     parser.add_argument("--model", default="digits", help="a model name or folder (default: digits)")
     options = parser.parse_args()
-    known = (*charts.CHARTS, *PICTURES, NUMBERS)
+    known = (*charts.CHARTS, *PICTURES, *NUMBERS)
     for wrong in set(options.names) - set(known):
         parser.error(f"there is no figure {wrong!r}: {', '.join(known)}")
     IMAGES.mkdir(exist_ok=True)
     model = Model.load(options.model)
     for name in options.names or known:
         start = time.perf_counter()
-        if name == NUMBERS:
-            MEASURED.write_text(json.dumps(measure(model, options.model), indent=1) + "\n", encoding="utf-8")
+        if name in NUMBERS:
+            note(NUMBERS[name](model, options.model))
         elif name in PICTURES:
             PICTURES[name](model, options.model)
         else:

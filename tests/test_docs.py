@@ -23,10 +23,11 @@ from noisette.hub import embedded_models
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-FENCE = re.compile(r"^(?:<!-- (runs|runs with digits) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
+FENCE = re.compile(r"^(?:<!-- (runs(?: with [\w-]+)?) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"(?<!`)!?\[[^]]*]\(([^)\s]+)\)")
 CITED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 NUMBER = re.compile(r"<!--=(\w+)-->(.*?)<!--/-->")
+READER = ROOT / "src" / "noisette" / "scenes" / "weights" / "scenes-reader.safetensors"
 # A page shows what a person would wait for; a test shows that it works.
 STEPS = re.compile(r"(num_inference_steps\"?[=:] ?)\d+")
 
@@ -57,12 +58,13 @@ WITH_CODE = [page for page in PAGES if any(mark for mark, _ in blocks(page, "pyt
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=[page.relative_to(ROOT).as_posix() for page in WITH_CODE])
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page, one after the other, in an empty folder; those about digits where it ships."""
+    """The blocks of a page, one after the other, in an empty folder; those about a model where it ships."""
     monkeypatch.chdir(tmp_path)
     digits = any(listing.name == "digits" for listing in embedded_models())
+    there = {"runs": True, "runs with digits": digits, "runs with scenes-reader": READER.exists()}
     names: dict[str, Any] = {"__name__": "page"}
     for mark, code in blocks(page, "python"):
-        if mark == "runs" or (mark and digits):
+        if there.get(mark):
             module = compile(STEPS.sub(r"\g<1>2", code), page.name, "exec", dont_inherit=True)
             with torch.enable_grad():
                 exec(module, names)
@@ -96,14 +98,24 @@ def commands_of_noisette() -> Any:
 
 
 def parse(words: list[str]) -> None:
-    name, *rest = words
-    group = commands_of_noisette()
-    assert name in group.commands, words
-    group.commands[name].make_context(name, rest)
+    name, rest = "", words
+    command = commands_of_noisette()
+    while hasattr(command, "commands"):
+        name, *rest = rest
+        assert name in command.commands, words
+        command = command.commands[name]
+    command.make_context(name, rest)
 
 
 @pytest.mark.parametrize(
-    "line", ["sample digits --lable 7 -o x.png", "paint digits", "sample digits -o x.png -n many"]
+    "line",
+    [
+        "sample digits --lable 7 -o x.png",
+        "paint digits",
+        "sample digits -o x.png -n many",
+        "scenes sheet --lable 7 -o x.png",
+        "scenes paint",
+    ],
 )
 def test_a_wrong_command_line_would_be_found(line: str) -> None:
     with pytest.raises(Exception, match=r"(?i)no such option|valid integer|paint"):
