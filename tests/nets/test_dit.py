@@ -14,7 +14,13 @@ from noisette.nets.dit import DiTBlock
 
 SMALL = DiTConfig(in_channels=2, out_channels=2, dim=16, depth=2, num_heads=2, time_channels=16)
 EVERYTHING = replace(
-    SMALL, num_classes=3, context_dim=6, concat_channels=1, learned_variance=True, time_embedding="fourier"
+    SMALL,
+    num_classes=3,
+    context_dim=6,
+    pooled_dim=5,
+    concat_channels=1,
+    learned_variance=True,
+    time_embedding="fourier",
 )
 F64 = {"dtype": torch.float64}
 
@@ -24,6 +30,7 @@ def inputs(config: DiTConfig, batch: int = 3, height: int = 8, width: int = 12) 
         "label": torch.randint(0, config.num_classes or 1, (batch,)),
         "tokens": torch.randn(batch, 5, config.context_dim or 1),
         "token_mask": torch.tensor([[True, True, True, False, False]]).expand(batch, -1),
+        "pooled": torch.randn(batch, config.pooled_dim or 1),
         "concat": torch.randn(batch, config.concat_channels, height, width),
     }
     return torch.randn(batch, config.in_channels, height, width), torch.rand(batch) * 4, cond
@@ -40,6 +47,7 @@ configs = st.builds(
     time_embedding=st.sampled_from(["sinusoidal", "fourier"]),
     num_classes=st.sampled_from([None, 3]),
     context_dim=st.sampled_from([None, 6]),
+    pooled_dim=st.sampled_from([None, 5]),
     concat_channels=st.integers(0, 1),
     learned_variance=st.booleans(),
 )
@@ -131,6 +139,7 @@ def test_each_condition_reaches_the_output(shaken):
     changes = {
         "label": (cond["label"] + 1) % 3,
         "tokens": cond["tokens"] + torch.tensor([[[1.0], [0], [0], [0], [0]]]),
+        "pooled": cond["pooled"] + 1,
         "concat": cond["concat"] + 1,
         "token_mask": torch.ones(3, 5, dtype=torch.bool),
     }
@@ -203,3 +212,7 @@ def test_inputs_that_do_not_fit_are_named():
         net(x[:, :, :7], time, cond)
     with pytest.raises(UserError, match=r"needs cond\['label'\].*-1 means unconditional"):
         net(x, time, {})
+    with pytest.raises(UserError, match=r"needs cond\['pooled'\] of shape \[.*5\], and got nothing"):
+        net(x, time, {key: value for key, value in cond.items() if key != "pooled"})
+    with pytest.raises(UserError, match=r"of shape \[.*5\], and got \[3, 4\]"):
+        net(x, time, cond | {"pooled": cond["pooled"][:, :4]})

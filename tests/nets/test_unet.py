@@ -31,6 +31,7 @@ EVERYTHING = replace(
     resblock_updown=True,
     num_classes=3,
     context_dim=6,
+    pooled_dim=5,
     concat_channels=1,
     learned_variance=True,
     patch_size=2,
@@ -43,6 +44,7 @@ def inputs(config: UNetConfig, batch: int = 3, height: int = 8, width: int = 12)
         "label": torch.randint(0, config.num_classes or 1, (batch,)),
         "tokens": torch.randn(batch, 5, config.context_dim or 1),
         "token_mask": torch.tensor([[True, True, True, False, False]]).expand(batch, -1),
+        "pooled": torch.randn(batch, config.pooled_dim or 1),
         "concat": torch.randn(batch, config.concat_channels, height, width),
     }
     return torch.randn(batch, config.in_channels, height, width), torch.rand(batch) * 4, cond
@@ -64,6 +66,7 @@ configs = st.builds(
     asymmetric_down=st.booleans(),
     num_classes=st.sampled_from([None, 3]),
     context_dim=st.sampled_from([None, 6]),
+    pooled_dim=st.sampled_from([None, 5]),
     concat_channels=st.integers(0, 1),
     learned_variance=st.booleans(),
     patch_size=st.sampled_from([1, 2]),
@@ -214,6 +217,7 @@ def test_each_condition_reaches_the_output(shaken):
     changes = {
         "label": (cond["label"] + 1) % 3,
         "tokens": cond["tokens"] + torch.tensor([[[1.0], [0], [0], [0], [0]]]),
+        "pooled": cond["pooled"] + 1,
         "concat": cond["concat"] + 1,
         "token_mask": torch.ones(3, 5, dtype=torch.bool),
     }
@@ -344,6 +348,7 @@ def test_inputs_that_do_not_fit_are_named():
     for key, message in {
         "label": r"this network needs cond\['label'\].*-1 means unconditional",
         "tokens": r"this network needs cond\['tokens'\]",
+        "pooled": r"this network needs cond\['pooled'\] of shape \[.*5\], and got nothing",
         "concat": r"this network needs cond\['concat'\] of shape \[3, 1, 8, 12\], and got nothing",
     }.items():
         with pytest.raises(UserError, match=message):
@@ -352,6 +357,8 @@ def test_inputs_that_do_not_fit_are_named():
         net(x, time, cond | {"label": torch.zeros(1, dtype=torch.long)})
     with pytest.raises(UserError, match=r"cond\['tokens'\] is 4 wide, but this network reads 6"):
         net(x, time, cond | {"tokens": torch.randn(3, 5, 4)})
+    with pytest.raises(UserError, match=r"of shape \[3, 5\], and got \[3, 4\]"):
+        net(x, time, cond | {"pooled": torch.randn(3, 4)})
 
 
 def test_recomputing_stages_keeps_their_attention_rules(shaken):

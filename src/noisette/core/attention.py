@@ -1,6 +1,6 @@
 """Attention with named sites, and rules that watch or change it.
 
-Networks call `attend`; without a rule it is `scaled_dot_product_attention` and no map exists.
+Networks call `attend`; without a rule it runs a fused kernel and keeps no map.
 Rules reach a network only through `noisette.core.denoiser.with_attention`, for the length of one
 call, so that nothing global outlives it.
 """
@@ -57,13 +57,28 @@ _watchers = 0
 _counting = Lock()
 
 
+MOST_PLAIN = 2**14
+"""Entries of a map that a CPU makes faster than it fuses."""
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention by the kernel that is fastest here."""
+    small = q.shape[-2] * k.shape[-2] <= MOST_PLAIN
+    if small and q.requires_grad and q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
+        # The fused kernel's backward in half precision takes three to five times as long there.
+        logits = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).float()
+        weights = (logits if mask is None else logits.masked_fill(~mask, float("-inf"))).softmax(-1)
+        return weights.to(v.dtype) @ v
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, site: str, mask: Tensor | None = None) -> Tensor:
     """``softmax(q k^T / sqrt(d)) v`` for one named site, through the rules of the running call.
 
     Shapes as in `Attention`; returns [B, heads, N, d]. Source: arXiv:1706.03762, Eq. 1.
     """
     if not _watchers or not any(_lanes.get()):
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return _attention(q, k, v, mask)
     lanes = _lanes.get()
     n = len(lanes)
     masks = [None] * n if mask is None else mask.expand(q.shape[0], *mask.shape[1:]).chunk(n)
@@ -73,7 +88,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, site: str, mask: Tensor | None = Non
 
 def _proceed(rules: tuple[Rule, ...]) -> Proceed:
     if not rules:
-        return lambda call: scaled_dot_product_attention(call.q, call.k, call.v, attn_mask=call.mask)
+        return lambda call: _attention(call.q, call.k, call.v, call.mask)
     first, rest = rules[0], rules[1:]
     return lambda call: first(call, _proceed(rest))
 

@@ -1,6 +1,24 @@
-"""Networks: a U-Net for the DDPM / ADM / latent-diffusion family, and a diffusion transformer."""
+"""Networks: denoisers (a U-Net, a diffusion transformer), autoencoders, text encoders, a discriminator."""
 
 from noisette.nets.dit import DiT, DiTConfig
+from noisette.nets.gan import PatchDiscriminator, PatchDiscriminatorConfig
+from noisette.nets.text import Prompted, TextConfig, TextEncoder
 from noisette.nets.unet import UNet, UNetConfig
+from noisette.nets.vae import AutoencoderKL, AutoencoderKLConfig
+from noisette.nets.vq import VQConfig, VQModel
 
-__all__ = ["DiT", "DiTConfig", "UNet", "UNetConfig"]
+__all__ = [
+    "AutoencoderKL",
+    "AutoencoderKLConfig",
+    "DiT",
+    "DiTConfig",
+    "PatchDiscriminator",
+    "PatchDiscriminatorConfig",
+    "Prompted",
+    "TextConfig",
+    "TextEncoder",
+    "UNet",
+    "UNetConfig",
+    "VQConfig",
+    "VQModel",
+]

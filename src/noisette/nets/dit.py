@@ -17,6 +17,7 @@ from noisette.nets.embedding import (
     check_time_embedding,
     concatenated,
     label_of,
+    pooled_of,
     position_2d,
     tokens_of,
 )
@@ -46,6 +47,7 @@ class DiTConfig:
     fourier_scale: float = 16.0
     num_classes: int | None = None
     context_dim: int | None = None
+    pooled_dim: int | None = None
     concat_channels: int = 0
     learned_variance: bool = False
 
@@ -127,6 +129,7 @@ class DiT(nn.Module):
             fourier_scale=config.fourier_scale,
         )
         self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, dim)
+        self.pooled = None if config.pooled_dim is None else nn.Linear(config.pooled_dim, dim)
         self.patches = nn.Conv2d(config.in_channels + config.concat_channels, dim, patch, stride=patch)
         self.blocks = nn.ModuleList(DiTBlock(config, f"block.{i}") for i in range(config.depth))
         self.norm_out = nn.LayerNorm(dim, 1e-6, elementwise_affine=False)
@@ -150,6 +153,8 @@ class DiT(nn.Module):
         emb = self.time(time.expand(batch))
         if self.label is not None:
             emb = emb + self.label(label_of(cond, batch))
+        if self.pooled is not None:
+            emb = emb + self.pooled(pooled_of(cond, batch, self.pooled.in_features, emb.dtype))
         emb = F.silu(emb)
         context, mask = tokens_of(cond, config.context_dim, x.dtype)
         h = self.patches(concatenated(x, cond, config.in_channels, config.concat_channels))

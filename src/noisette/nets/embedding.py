@@ -129,6 +129,15 @@ def tokens_of(
     return tokens.to(dtype), cond.get("token_mask")
 
 
+def pooled_of(cond: Mapping[str, Any], batch: int, dim: int, dtype: torch.dtype) -> Tensor:
+    """`cond["pooled"]` [B, dim], one vector for the whole text; UserError if missing or of another width."""
+    pooled = cond.get("pooled")
+    if pooled is None or list(pooled.shape) != [batch, dim]:
+        found = "nothing" if pooled is None else list(pooled.shape)
+        raise UserError(f"this network needs cond['pooled'] of shape {[batch, dim]}, and got {found}")
+    return pooled.to(dtype)
+
+
 def concatenated(x: Tensor, cond: Mapping[str, Any], in_channels: int, concat_channels: int) -> Tensor:
     """x [B, in_channels, H, W] with `cond["concat"]` [B, concat_channels, H, W] behind it, if one is due."""
     if x.shape[1] != in_channels:

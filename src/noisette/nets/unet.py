@@ -18,6 +18,7 @@ from noisette.nets.embedding import (
     check_time_embedding,
     concatenated,
     label_of,
+    pooled_of,
     tokens_of,
 )
 from noisette.nets.layers import Downsample, ResBlock, Upsample, double, halve, run, zero
@@ -33,8 +34,9 @@ class UNetConfig:
     speaks DDPM's dialect by default; `flip_sin_to_cos=True, freq_shift=0` is Stable Diffusion's. "fourier"
     suits a time of `ln(sigma) / 4`. `scale_shift` turns additive time features into adaptive group norm,
     `resblock_updown` (strided) convolutions between levels into residual blocks. `context_dim` adds
-    cross-attention to tokens, `concat_channels` image conditions at the input, `num_classes` a class
-    embedding with one row more for "no label". `patch_size` p > 1 folds p x p pixels into channels, so the
+    cross-attention to tokens, `pooled_dim` a vector for the whole text that joins the time,
+    `concat_channels` image conditions at the input, `num_classes` a class embedding with one row more for
+    "no label". `patch_size` p > 1 folds p x p pixels into channels, so the
     whole network works at 1/p of the resolution. `learned_variance` doubles the output channels.
     Raises UserError for numbers that do not fit together.
     """
@@ -56,6 +58,7 @@ class UNetConfig:
     asymmetric_down: bool = False
     num_classes: int | None = None
     context_dim: int | None = None
+    pooled_dim: int | None = None
     concat_channels: int = 0
     learned_variance: bool = False
     patch_size: int = 1
@@ -179,10 +182,10 @@ def _resampled(resample: nn.Module, x: Tensor, told: Told) -> Tensor:
 class UNet(nn.Module):
     """Raw output of a U-Net for a noisy image: what it means is the parameterization's business.
 
-    `forward(x, time, cond)`: x [B, in_channels, H, W], H and W multiples of `config.stride`; time [B] in the
-    denoiser's unit (index 0..T-1, or ln(sigma)/4); cond holds "label", "tokens" (and "token_mask"), "concat"
-    as the config asks, other keys are ignored. Returns [B, out_channels, H, W], twice the channels with
-    `learned_variance`. At initialisation the output is exactly 0.
+    `forward(x, time, cond)`: x [B, in_channels, H, W], H and W multiples of `config.stride`; time [B] in
+    the denoiser's unit (index 0..T-1, or ln(sigma)/4); cond holds "label", "tokens" (and "token_mask"),
+    "pooled", "concat" as the config asks, other keys are ignored. Returns [B, out_channels, H, W], twice the
+    channels with `learned_variance`. At initialisation the output is exactly 0.
 
     `gradient_checkpointing` (attribute, off) recomputes each stage in backward: less memory, more time.
     Attention sites: "down.<level>.<block>.self", "mid.self", "up.<level>.<block>.self", and ".cross".
@@ -205,6 +208,7 @@ class UNet(nn.Module):
             fourier_scale=config.fourier_scale,
         )
         self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, 4 * base)
+        self.pooled = None if config.pooled_dim is None else nn.Linear(config.pooled_dim, 4 * base)
         self.conv_in = nn.Conv2d((config.in_channels + config.concat_channels) * folded, base, 3, padding=1)
         skips = self._build_down(config)
         deepest = config.channels[-1]
@@ -260,6 +264,8 @@ class UNet(nn.Module):
         emb = self.time(time.expand(batch))
         if self.label is not None:
             emb = emb + self.label(label_of(cond, batch))
+        if self.pooled is not None:
+            emb = emb + self.pooled(pooled_of(cond, batch, self.pooled.in_features, emb.dtype))
         return F.silu(emb)
 
     def forward(self, x: Tensor, time: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
