@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from bench import nets
-from noisette.core import Eps, IndexTime, NetDenoiser, train
+from noisette.core import Eps, IndexTime, train
 from noisette.data import ImageDataset, loader
 from noisette.models import Model
 from noisette.recipes import digits
 from noisette.schedules import LinearVP
 from noisette.training import EMA, Recipe
-from noisette.training.setup import accelerator_for, batches, loss_of
+from noisette.training.denoising import Denoising
+from noisette.training.setup import accelerator_for, batches
 from noisette.training.state import TrainState
 
 
@@ -53,15 +54,15 @@ class Loop:
             net.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
         )
         stream = loader(dataset, recipe.batch_size, seed=recipe.seed)
-        ema, objective = EMA(net, recipe.ema), copy.deepcopy(recipe.objective)
-        self.training = TrainState(recipe, net, ema, optimizer, objective, stream)
+        task = Denoising(copy.deepcopy(recipe), torch.device("cpu"))
+        task.net = net
+        self.training = TrainState(recipe, task, EMA(net, recipe.ema), optimizer, stream)
         self.prepared: Any = self.accelerator.prepare_model(net.train())
 
     def updates(self) -> Iterator[None]:
-        state, spec = self.training, self.recipe.spec
-        denoiser = NetDenoiser(self.prepared, spec.parameterization, spec.time)
+        state = self.training
         for update in train(
-            loss_of(state, denoiser),
+            lambda batch: state.task.loss(self.prepared, *batch, state.step),
             batches(state, torch.device("cpu")),
             state.optimizer,
             backward=self.accelerator.backward,

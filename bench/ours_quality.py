@@ -88,7 +88,10 @@ def kinds(run: Path, data: Path, count: int) -> dict[str, Callable[[int, int], T
     def drawer(**settings: Any) -> Callable[[int, int], Tensor]:
         return lambda first, number: (
             model.generate(
-                labels[first : first + number], seed=1_000_000 + first, output_type="torch", **settings
+                label=labels[first : first + number],
+                seed=1_000_000 + first,
+                output_type="torch",
+                **settings,
             ).images
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from noisette.errors import UserError
 
-__all__ = ["atomic_write", "ensure_writable"]
+__all__ = ["atomic_write", "cache_folder", "ensure_writable"]
 
 
 @contextlib.contextmanager
@@ -65,6 +65,12 @@ def ensure_writable(path: str | os.PathLike[str], *, overwrite: bool = False) ->
     if not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"{path} cannot be written: no permission to write in {above}")
     return path
+
+
+def cache_folder() -> Path:
+    """Where noisette keeps what can be made again: $NOISETTE_CACHE, or its folder in the user's cache."""
+    own = os.environ.get("NOISETTE_CACHE")
+    return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "noisette")
 
 
 def _is_empty_folder(path: Path) -> bool:

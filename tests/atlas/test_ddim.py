@@ -143,7 +143,7 @@ def test_an_image_is_that_of_the_front_door_and_does_not_depend_on_its_batch(
     bench = Bench(model, judged["judge"], judged["reference"], None, 0, Plan())
     way = Way(4, "trailing", 1.0)
     drawn = bench.draw([7, 8, 9], [1, 2, 3], way, lambda n: None)
-    same = model.generate([1, 2, 3], num_inference_steps=4, grid="trailing", solver="ddpm", seed=7,
+    same = model.generate(label=[1, 2, 3], num_inference_steps=4, grid="trailing", solver="ddpm", seed=7,
                           guidance_scale=1.0, output_type="torch")  # fmt: skip
     torch.testing.assert_close(drawn.clamp(-1, 1), same.images, atol=2e-5, rtol=0)
     monkeypatch.setattr("noisette.atlas.ddim.bench.BATCH", 2)

@@ -82,7 +82,7 @@ def test_a_picture_of_one_label(run: Run) -> None:
 
 def test_the_picture_is_what_python_gives(run: Run) -> None:
     assert run("sample tiny --label cat -n 1 --seed 5 -o a.png")[0] == 0
-    want = noisette.load("tiny").generate("cat", seed=5).images[0]
+    want = noisette.load("tiny").generate(label="cat", seed=5).images[0]
     with Image.open("a.png") as image:
         assert np.array_equal(np.asarray(image), np.asarray(want))
 
@@ -176,7 +176,10 @@ def test_nothing_is_overwritten_unasked(run: Run) -> None:
         ("train digits --data tiny --out b --resume --overwrite", "give one of them"),
         ("train digits --data tiny --out tiny", "exists already"),
         ("train digits --data runs --out b", "runs"),
-        ("evaluate tiny", "the judge reads digits of 1x32x32, which tiny does not draw"),
+        (
+            "evaluate tiny",
+            "a judge for digits of 1x32x32, and a reader for scenes from text: tiny draws neither",
+        ),
         ("evaluate tiny --bits-per-dim", "give them with --data"),
         ("evaluate tiny --bits-per-dim --data nowhere", "nowhere"),
         ("evaluate tiny --json tiny/model.json", "exists already"),
@@ -336,7 +339,7 @@ def test_training_from_the_command_line(run: Run, tmp_path: Path, monkeypatch: p
     recipe.write_text(
         "from noisette.models import Model\nfrom noisette.training import Recipe\n"
         "spec = Model.load('runs/old').spec\n"
-        "recipe = Recipe(spec, steps=3, warmup=1, sample_every=0, precision='fp32')\n"
+        "recipe = Recipe(spec=spec, steps=3, warmup=1, sample_every=0, precision='fp32')\n"
     )
     code, out, err = run(
         "train mine.py --data data --out runs/new --batch-size 4 --lr 1e-3 --seed 1 --max-train-steps 2"

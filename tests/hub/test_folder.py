@@ -173,4 +173,4 @@ def test_a_description_that_is_no_file_or_too_long(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too large"):
         read_spec(tmp_path)
     with pytest.raises(UserError, match=r"there is no model.safetensors"):
-        read_weights(tmp_path, SPEC)
+        read_weights(tmp_path / "model.safetensors", SPEC.build)

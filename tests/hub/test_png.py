@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from noisette.errors import UserError
-from noisette.hub.png import a1111, pictures, read_settings, write_png
+from noisette.hub.png import a1111, parse_a1111, pictures, read_settings, recover_settings, write_png
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -53,6 +53,68 @@ def test_the_parameters_chunk_is_what_other_tools_read(tmp_path: Path) -> None:
         )
         assert json.loads(image.text["noisette"]) == asked
     assert a1111({"prompt": "\ud800"}).startswith("?")
+
+
+LINE = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\n"), max_size=30)
+
+
+@given(
+    LINE.filter(lambda line: not line.startswith("Negative prompt:")),
+    LINE,
+    st.integers(1, 999),
+    st.sampled_from(("ddim", "dpmpp-2m", "euler-ancestral")),
+    st.floats(-99, 99),
+    st.integers(0, 2**63),
+    LINE.filter(lambda line: line == line.strip() and line),
+)
+def test_the_parameters_chunk_comes_back(
+    prompt: str, negative: str, steps: int, solver: str, scale: float, seed: int, model: str
+) -> None:
+    asked = {"prompt": prompt, "negative_prompt": negative, "num_inference_steps": steps,
+             "solver": solver, "grid": "karras", "guidance_scale": scale, "seed": seed,
+             "size": "64x32", "model": model}  # fmt: skip
+    assert parse_a1111(a1111(asked)) == (asked, ())
+
+
+@given(st.text(), st.text(st.sampled_from('StepsSeed: 0123,"\\xCFG nan-'), max_size=60))
+def test_any_text_is_some_prompt(text: str, last: str) -> None:
+    settings, foreign = parse_a1111(f"{text}\n{last}")
+    assert isinstance(settings["prompt"], str) and all(isinstance(one, str) for one in foreign)
+    assert parse_a1111(text.replace(":", ""))[0]["prompt"] == text.replace(":", "")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "understood"),
+    [
+        ("Euler a", {"solver": "euler-ancestral"}),
+        ("DPM++ 2M Karras", {"solver": "dpmpp-2m", "grid": "karras"}),
+        ("DPM++ SDE", {"solver": "dpmpp-sde"}),
+        ("DPM++ 2M, Schedule type: Karras", {"solver": "dpmpp-2m", "grid": "karras"}),
+        ("DPM++ 2M, Schedule type: Automatic", {"solver": "dpmpp-2m"}),
+        ("dpmpp-3m", {"solver": "dpmpp-3m"}),
+    ],
+)
+def test_samplers_of_other_tools(sampler: str, understood: dict[str, str]) -> None:
+    assert parse_a1111(f"a\nSteps: 9, Sampler: {sampler}") == (
+        {"prompt": "a", "negative_prompt": "", "num_inference_steps": 9, **understood}, ())  # fmt: skip
+
+
+def test_what_other_tools_say_and_we_do_not() -> None:
+    text = (
+        "a, b: c\nsecond line\nNegative prompt: x\ny: z\nSteps: 9, Sampler: DPM adaptive, Seed: -, Size: 1,"
+    )
+    text += ' Schedule type: Turbo, ENSD: 31337, Lora hashes: "a: b, c: d", Version: v1.9.0'
+    assert parse_a1111(text) == (
+        {"prompt": "a, b: c\nsecond line", "negative_prompt": "x\ny: z", "num_inference_steps": 9},
+        ("Sampler DPM adaptive", "Seed -", "Size 1", "Schedule type Turbo", "ENSD 31337",
+         "Lora hashes a: b, c: d", "Version v1.9.0"),
+    )  # fmt: skip
+    assert parse_a1111("a cat: sitting, seen: from afar")[0]["prompt"] == "a cat: sitting, seen: from afar"
+
+
+def test_ours_goes_before_theirs(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "a.png", Image.new("L", (2, 2)), {"prompt": "x", "num_inference_steps": 3})
+    assert recover_settings(path) == ({"prompt": "x", "num_inference_steps": 3}, None)
 
 
 def test_pictures_without_settings_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noisette.conditioning.pretrained import PretrainedText
 from noisette.core import EDM, X0, Eps, Flow, IndexTime, LogSigmaTime, ScaledTime, V
 from noisette.errors import UserError
 from noisette.hub.folder import FORMAT, VERSION, parse_spec
 from noisette.hub.records import from_record, parse_json, to_record
-from noisette.hub.spec import Defaults, ModelSpec
+from noisette.hub.spec import AutoencoderSpec, Defaults, ModelSpec
 from noisette.nets import DiTConfig, UNetConfig
+from noisette.nets.text import TextConfig
+from noisette.nets.vae import AutoencoderKLConfig
+from noisette.nets.vq import VQConfig
 from noisette.schedules import (
     VE,
     BetasVP,
@@ -46,6 +50,16 @@ SCHEDULES = (
 )
 WAYS = (Eps(), X0(), V(), Flow(), EDM(0.3))
 TIMES = (IndexTime(), LogSigmaTime(), ScaledTime(10.0))
+TEXTS = (
+    TextConfig(vocab_size=520, hidden_size=24, intermediate_size=16, num_hidden_layers=0, positions=False),
+    TextConfig(hidden_size=24, num_attention_heads=3, projection_dim=40, hidden_act="gelu"),
+    PretrainedText("someone/clip", layer=-2, final_norm=False, dtype="float16"),
+)
+CODECS = (
+    AutoencoderKLConfig(1, 1, (8, 8), 1, 1, 4, scaling_factor=0.3, shift_factor=-0.1, use_quant_conv=False),
+    AutoencoderKLConfig(1, 1, (8,), 2, 1, 8, mid_block_add_attention=False, patch_size=2),
+    VQConfig(1, 1, (8, 16), 1, 4, 8, num_vq_embeddings=99, vq_embed_dim=1),
+)
 
 
 @st.composite
@@ -56,13 +70,27 @@ def specs(draw: st.DrawFn) -> ModelSpec:
     labels = None
     if draw(st.booleans()):
         labels = tuple(draw(st.lists(st.text(max_size=8), min_size=1, max_size=5, unique=True)))
+    text = None if labels is not None else draw(st.none() | st.sampled_from(TEXTS))
     net = replace(net, num_classes=None if labels is None else len(labels))
+    if text is not None:
+        pooled = text.pooled_size if isinstance(text, TextConfig) else 768
+        wide, whole = draw(st.sampled_from([(24, None), (None, pooled), (24, pooled)]))
+        net = replace(net, context_dim=wide, pooled_dim=whole)
     grid: Any = draw(st.sampled_from(("leading", "trailing", "karras")))
     scale = draw(st.floats(allow_nan=False, allow_infinity=False))
+    codec = draw(st.none() | st.sampled_from(CODECS))
     return ModelSpec(
         draw(st.text(max_size=20)), net, schedule, way, draw(st.sampled_from(TIMES)), 32, 1, labels,
-        Defaults("ddim", grid, draw(st.integers(1, 1000)), scale),
+        Defaults("ddim", grid, draw(st.integers(1, 1000)), scale), text, codec,
     )  # fmt: skip
+
+
+autoencoders = st.builds(
+    AutoencoderSpec,
+    name=st.text(max_size=20),
+    codec=st.sampled_from(CODECS),
+    image_size=st.sampled_from([2, 64]),
+)
 
 
 def wrapped(spec: Any) -> dict[str, Any]:
@@ -70,10 +98,12 @@ def wrapped(spec: Any) -> dict[str, Any]:
 
 
 SPEC = ModelSpec("tiny", NETS[0], CosineVP(), V(), IndexTime(), 32, 1)
+LATENT = replace(SPEC, net=replace(NETS[0], context_dim=24, pooled_dim=40), text=TEXTS[1], codec=CODECS[2])
+VAE = AutoencoderSpec("vae", CODECS[0], 32)
 
 
-@given(specs())
-def test_every_spec_comes_back_as_it_was(spec: ModelSpec) -> None:
+@given(specs() | autoencoders)
+def test_every_spec_comes_back_as_it_was(spec: ModelSpec | AutoencoderSpec) -> None:
     text = json.dumps(wrapped(to_record(spec)), allow_nan=False)
     assert parse_spec(text, "model.json") == (spec, {})
 
@@ -105,14 +135,19 @@ def paths(record: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(
-    st.sampled_from(paths(wrapped(to_record(SPEC)))[1:]),
+    st.sampled_from(
+        [(spec, path) for spec in (SPEC, LATENT, VAE) for path in paths(wrapped(to_record(spec)))[1:]]
+    ),
     JSON
     | st.sampled_from(
         [0, -1, 10**30, 1e308, "UNetConfig", {"class": "VE"}, {"class": "CosineVP", "steps": 0}]
     ),
 )
-def test_one_hostile_value_anywhere_gives_a_spec_or_a_user_error(path: tuple[Any, ...], value: Any) -> None:
-    record = wrapped(to_record(SPEC))
+def test_one_hostile_value_anywhere_gives_a_spec_or_a_user_error(
+    where: tuple[Any, tuple[Any, ...]], value: Any
+) -> None:
+    spec, path = where
+    record = wrapped(to_record(spec))
     place: Any = record
     for key in path[:-1]:
         place = place[key]
@@ -122,13 +157,13 @@ def test_one_hostile_value_anywhere_gives_a_spec_or_a_user_error(path: tuple[Any
     except UserError as error:
         assert "\n" not in str(error)
     else:
-        assert isinstance(spec, ModelSpec)
+        assert isinstance(spec, ModelSpec | AutoencoderSpec)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class": "Spec"}, "should be a ModelSpec, not a Spec"),
+        ({"class": "Spec"}, "should be a ModelSpec or a AutoencoderSpec, not a Spec"),
         ({"net": {"class": "Transformer"}}, "net should be a UNetConfig or a DiTConfig, not a Transformer"),
         ({"net": {"class": "os.system"}}, "not a os.system"),
         ({"colour": 1}, "colour is not a field of ModelSpec"),
@@ -148,6 +183,28 @@ def test_one_hostile_value_anywhere_gives_a_spec_or_a_user_error(path: tuple[Any
 def test_the_message_names_the_place(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_spec(json.dumps(wrapped({**to_record(SPEC), **change})), "model.json")
+
+
+@pytest.mark.parametrize(
+    ("spec", "change", "message"),
+    [
+        (LATENT, {"codec": {"class": "Zip"}}, "codec should be a AutoencoderKLConfig or a VQConfig"),
+        (LATENT, {"codec": None, "channels": 3}, "images have 3 channels, but the network takes 1"),
+        (LATENT, {"channels": 3}, "images have 3 channels, but the codec takes 1"),
+        (LATENT, {"image_size": 34}, "pictures of tiny have sides divisible by 4, not 34x34"),
+        (LATENT, {"text": None}, "the network reads tokens, but no text encoder is described"),
+        (LATENT, {"labels": ["a"]}, "there are 1 labels, but the network knows no classes"),
+        (SPEC, {"text": to_record(TEXTS[0])}, "the network reads no tokens: set context_dim"),
+        (LATENT, {"text": to_record(TEXTS[0])}, "the network reads texts 40 wide, but the encoder makes 24"),
+        (VAE, {"image_size": 33}, "images of vae have sides divisible by 2"),
+        (VAE, {"codec": None}, "codec should be"),
+        (VAE, {"labels": ["a"]}, "labels is not a field of AutoencoderSpec"),
+    ],
+)
+def test_latents_and_texts_that_do_not_fit_are_named(spec: Any, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as told:
+        parse_spec(json.dumps(wrapped({**to_record(spec), **change})), "model.json")
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

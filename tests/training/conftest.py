@@ -40,6 +40,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is kept on disk goes with the test; images are made by this process alone."""
+    monkeypatch.setenv("NOISETTE_CACHE", str(tmp_path / "cache"))
+    for module in ("setup", "denoising"):
+        monkeypatch.setattr(f"noisette.training.{module}.cores", lambda: 0)
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Two classes of 8 x 8 pictures, 12 each."""

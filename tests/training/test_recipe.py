@@ -27,7 +27,7 @@ def test_the_learning_rate_climbs_and_falls(tiny) -> None:
         ({"lr": 0.0}, "lr must be positive"),
         ({"lr": float("nan")}, "lr must be positive"),
         ({"ema": 1.0}, "ema"),
-        ({"label_dropout": 2.0}, "label_dropout"),
+        ({"cond_dropout": 2.0}, "cond_dropout"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
         ({"warmup": -1}, "warmup must not be negative"),
     ],
@@ -48,9 +48,9 @@ def test_differences_are_named_down_to_the_field_and_conveniences_pass(tiny) -> 
     )
     found = differences(to_record(a), to_record(b))
     assert [line.split(":")[0] for line in found] == [
+        "lr",
         "spec.net.model_channels",
         "objective.space",
         "objective.weighting",
-        "lr",
     ]
     assert differences(to_record(a), to_record(tiny())) == []

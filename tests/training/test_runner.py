@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noisette.core import IndexTime
 from noisette.data import open_dataset
@@ -42,8 +42,8 @@ torch.set_num_threads(1)
 net = UNetConfig(1, 1, 8, (1,), 1, (), norm_groups=4, num_classes=2, dropout={dropout})
 spec = ModelSpec("tiny", net, CosineVP(100), V(), IndexTime(100), 8, 1, ("dark", "light"))
 recipe = Recipe(
-    spec, Simple(times=Rows(100)), steps={steps}, batch_size=8, warmup=4, decay="cosine", ema=0.99, flip=True,
-    precision="fp32", sample_every=0, checkpoint_every=0,
+    spec=spec, objective=Simple(times=Rows(100)), steps={steps}, batch_size=8, warmup=4, decay="cosine",
+    ema=0.99, flip=True, precision="fp32", sample_every=0, checkpoint_every=0,
 )
 losses = []
 
@@ -307,18 +307,25 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(tiny, ima
 
 
 def test_trap_17_labels_are_dropped_at_the_rate_asked(tiny, images) -> None:
-    recipe = tiny(label_dropout=0.25)
-    _, state = begin(recipe, images)
-    stream = batches(state, torch.device("cpu"))
-    seen = []
-    for _ in range(200):
-        state.step += 1
-        seen.append(next(stream)[1]["label"])
-    labels = torch.cat(seen)
-    assert float((labels == -1).float().mean()) == pytest.approx(0.25, abs=0.04)
-    assert set(labels.tolist()) == {-1, 0, 1}
-    _, state = begin(replace(recipe, label_dropout=0.0), images)
-    assert set(next(batches(state, torch.device("cpu")))[1]["label"].tolist()) <= {0, 1}
+    told: list[Tensor] = []
+
+    class Listens(Simple):
+        def __call__(self, denoiser, schedule, x0, cond, draws):
+            told.append(cond["label"])
+            return x0.flatten(1).mean(1)
+
+    def labels(rate: float, steps: int) -> Tensor:
+        told.clear()
+        state = begin(tiny(cond_dropout=rate, objective=Listens(times=Rows(100))), images)
+        stream = batches(state, torch.device("cpu"))
+        for state.step in range(1, steps + 1):
+            state.task.loss(state.net, *next(stream), state.step)
+        return torch.cat(told)
+
+    heard = labels(0.25, 200)
+    assert float((heard == -1).float().mean()) == pytest.approx(0.25, abs=0.04)
+    assert set(heard.tolist()) == {-1, 0, 1}
+    assert set(labels(0.0, 1).tolist()) <= {0, 1}
 
 
 def test_trap_25_weights_stay_float32_and_the_network_alone_runs_in_bf16(
@@ -358,7 +365,7 @@ def test_every_objective_trains(tiny, images, tmp_path, channels_last: bool) -> 
         channels_last=channels_last,
     )
     result = fit(recipe, images, tmp_path / "run")
-    new = begin(recipe, images)[1].net.state_dict()
+    new = begin(recipe, images).net.state_dict()
     changed = [k for k, v in result.model.denoiser.net.state_dict().items() if not torch.equal(v, new[k])]
     assert "conv_out.weight" in changed
     assert isinstance(result.model.denoiser.net, UNet) and not result.model.denoiser.net.training

@@ -18,14 +18,14 @@ SPEC = ModelSpec(
     "tiny", UNetConfig(3, 3, 8, (1,), 1, (), norm_groups=4), CosineVP(100), V(), IndexTime(100), 16, 3
 )
 RECIPE = Recipe(
-    SPEC,
+    spec=SPEC,
     steps=4,
     batch_size=4,
     warmup=0,
     precision="fp32",
     sample_every=0,
     checkpoint_every=0,
-    label_dropout=0,
+    cond_dropout=0,
 )
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``noisette train | sample | evaluate | models | atlas | scenes``.
+"""The command line: ``noisette generate | sample | train | evaluate | models | atlas | scenes``.
 
 Each command is a file of this folder. Whatever a person does wrong costs one line on stderr and exit code 2;
 a traceback is always a mistake of ours.
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from noisette.cli import atlas, evaluate, listing, sample, scenes, train
+from noisette.cli import atlas, evaluate, generate, listing, sample, scenes, train
 from noisette.errors import UserError
 
 # Typer carries click inside itself or beside itself, by version; the base of all usage errors is the same.
@@ -28,6 +28,7 @@ app = typer.Typer(
     help="Diffusion models: train them, sample them fast, guide them, measure them.",
     epilog="Example:  noisette sample digits --label 7 -n 16 -o sevens.png",
 )
+app.command(epilog=generate.EPILOG)(generate.generate)
 app.command(epilog=sample.EPILOG)(sample.sample)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noisette.cli.quiz import scenes_figures, show_scenes
 from noisette.cli.terminal import load_on, progress
 from noisette.errors import UserError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   noisette evaluate digits -n 1000
+  noisette evaluate scenes -n 1000
   noisette evaluate digits --data mnist/ -n 10000 --steps 50 --json digits.json
   noisette evaluate runs/digits --data mnist/ --bits-per-dim
 """
@@ -29,7 +31,7 @@ Examples:
 DIGITS = tuple("0123456789")
 BITS_IMAGES = 64
 
-Figures = dict[str, float | int | str]
+Figures = dict[str, Any]
 
 
 def evaluate(
@@ -56,7 +58,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU if there is one.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the JSON file.")] = False,
 ) -> None:
-    """Measure a model: judge accuracy, Frechet distance, KID, precision and recall, bits/dim."""
+    """Measure a model: accuracy by a judge of digits or a reader of scenes, Frechet distance, bits/dim.
+
+    A text-to-image model is asked for scenes: n pictures of combinations it has seen, and n of others.
+    """
     from noisette.files import atomic_write, ensure_writable
 
     if to_json is not None:
@@ -64,25 +69,35 @@ def evaluate(
     loaded = load_on(model, device)
     if bits_per_dim and data is None:
         raise UserError("--bits-per-dim measures real images: give them with --data")
-    digits = _draws_digits(loaded)
-    if not digits and not bits_per_dim:
-        raise UserError(f"the judge reads digits of 1x32x32, which {loaded.spec.name} does not draw")
+    digits, scenes = _draws_digits(loaded), _draws_scenes(loaded)
+    if not digits and not scenes and not bits_per_dim:
+        raise UserError(
+            f"there is a judge for digits of 1x32x32, and a reader for scenes from text: {loaded.spec.name} "
+            "draws neither"
+        )
     real = None if data is None else _open(loaded, data, split, fit)
     figures: Figures = {}
+    options = {
+        "num_inference_steps": steps,
+        "solver": solver,
+        "grid": grid,
+        "guidance_scale": guidance_scale,
+    }
     if digits:
-        options = {
-            "num_inference_steps": steps,
-            "solver": solver,
-            "grid": grid,
-            "guidance_scale": guidance_scale,
-        }
         figures |= _pictures(loaded, n, seed, options, real)
+    if scenes:
+        figures |= scenes_figures(loaded, n, seed, options)
     if bits_per_dim and data is not None and real is not None:
         figures |= _bits(loaded, real if split else _held_out(loaded, data, fit, real), seed)
     if to_json is not None:
         with atomic_write(to_json) as path:
             path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    _show(loaded.spec.name, figures)
+    (show_scenes if scenes else _show)(loaded.spec.name, figures)
+
+
+def _draws_scenes(model: Model) -> bool:
+    spec = model.spec
+    return spec.text is not None and spec.channels == 3 and spec.image_size >= 64
 
 
 def _draws_digits(model: Model) -> bool:
@@ -126,7 +141,7 @@ def _pictures(model: Model, n: int, seed: int, options: dict[str, Any], real: Im
         drawn: list[Tensor] = []
         for first in range(0, n, 256):
             part = labels[first : first + 256]
-            output = model.generate(part, seed=seed + first, output_type="torch", **options)
+            output = model.generate(label=part, seed=seed + first, output_type="torch", **options)
             drawn.append(output.images)
             for _ in part:
                 advance()

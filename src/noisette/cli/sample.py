@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 import time
@@ -13,14 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noisette.cli.pictures import check_sheet, is_folder, metadata, summary, write_sheet
 from noisette.cli.terminal import load_on, progress
 from noisette.errors import UserError
 
 if TYPE_CHECKING:
     from noisette.models import Model, Output
-
-# 64 megapixels: beyond it a picture of pictures helps nobody, and most programs refuse it.
-MOST_PIXELS = 2**26
 
 EPILOG = """\b
 Examples:
@@ -58,7 +55,7 @@ def sample(
     """Draw pictures. PNGs carry the settings and the seed of every picture."""
     from noisette.files import ensure_writable
 
-    folder = _is_folder(out)
+    folder = is_folder(out)
     ensure_writable(out, overwrite=overwrite)
     loaded = load_on(model, device)
     options: dict[str, Any] = {
@@ -73,16 +70,15 @@ def sample(
     job = _Job(
         loaded, _labels(loaded, label, n), n, secrets.randbelow(2**32) if seed is None else seed, options
     )
-    if not folder and n * (size or loaded.spec.image_size) ** 2 > MOST_PIXELS:
-        raise UserError(f"{n} pictures do not fit into one: give a folder, -o {out.with_suffix('')}/")
+    if not folder:
+        side = size or loaded.spec.image_size
+        check_sheet(out, n, side, side)
     start = time.perf_counter()
     if folder:
         _write_folder(job, out, batch_size)
     else:
         _write_sheet(job, out, batch_size, columns=_columns(loaded, label, n))
-    spent = time.perf_counter() - start
-    seeds = f"seed {job.seed}" if n == 1 else f"seeds {job.seed} to {job.seed + n - 1}"
-    print(f"{out}: {n} picture{'s' * (n > 1)}, {seeds}, {spent:.1f} s")
+    print(summary(out, range(job.seed, job.seed + n), time.perf_counter() - start))
 
 
 @dataclass(frozen=True)
@@ -106,21 +102,13 @@ class _Job:
             for first in range(0, self.n, batch):
                 count = min(batch, self.n - first)
                 yield self.model.generate(
-                    None if self.labels is None else self.labels[first : first + count],
+                    label=None if self.labels is None else self.labels[first : first + count],
                     seed=self.seed + first,
                     num_images_per_prompt=count if self.labels is None else 1,
                     output_type=output_type,  # pyright: ignore[reportArgumentType]
                     callback=lambda step: advance(),
                     **self.options,
                 )
-
-
-def _is_folder(out: Path) -> bool:
-    if out.is_dir():
-        return True
-    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf"):
-        raise UserError(f"{out}: pictures are written as PNG: take a name that ends in .png, or a folder")
-    return out.suffix.lower() != ".png"
 
 
 def _labels(model: Model, asked: list[str] | None, n: int) -> list[int] | None:
@@ -145,12 +133,6 @@ def _prompt(model: Model, labels: tuple[int, ...] | None) -> str:
 
 
 def _write_sheet(job: _Job, out: Path, batch_size: int | None, columns: int) -> None:
-    import torch
-
-    from noisette.data.images import to_pil
-    from noisette.hub.png import write_png
-    from noisette.training.samples import tile
-
     outputs = list(job.outputs(batch_size, "torch"))
     labels = None if job.labels is None else tuple(job.labels)
     settings = {
@@ -161,17 +143,15 @@ def _write_sheet(job: _Job, out: Path, batch_size: int | None, columns: int) -> 
         "seeds": [seed for output in outputs for seed in output.seeds],
         "labels": job.labels,
     }
-    image = to_pil(tile(torch.cat([output.images for output in outputs]), columns))
-    write_png(out, image, settings)  # pyright: ignore[reportArgumentType]
+    write_sheet(out, [output.images for output in outputs], columns, settings)
 
 
 def _write_folder(job: _Job, out: Path, batch_size: int | None) -> None:
     """One PNG for each picture, and a metadata.jsonl that makes the folder a data set."""
-    from noisette.files import atomic_write
     from noisette.hub.png import write_png
 
     names = job.model.spec.labels
-    with atomic_write(out / "metadata.jsonl") as table, table.open("w", encoding="utf-8") as lines:
+    with metadata(out) as add:
         index = 0
         for output in job.outputs(batch_size, "pil"):
             for k, image in enumerate(output.images):
@@ -180,5 +160,5 @@ def _write_folder(job: _Job, out: Path, batch_size: int | None) -> None:
                 name = f"{index:06d}.png"
                 write_png(out / name, image, {"prompt": label or "", **settings})
                 row = {"file_name": name, "seed": settings["seed"]}
-                lines.write(json.dumps(row if label is None else {**row, "label": label}) + "\n")
+                add(row if label is None else {**row, "label": label})
                 index += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,6 +150,22 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if self.has_text:
             batch["text"] = list(texts)
         return batch
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the content of the images, of how they are cut, and of what is said of them.
+
+        Reads every image once where they are not in memory.
+        """
+        digest = hashlib.blake2b(repr((self.shape, self._fit, self.labels)).encode(), digest_size=16)
+        if self._held is not None:
+            digest.update(self._held.contiguous().numpy().data)
+        for i, row in enumerate(self._rows):
+            if self._held is None:
+                digest.update(self._read(row))
+            label = None if self._ids is None else int(self._ids[i])
+            digest.update(repr((row.name, label, _caption(row))).encode())
+        return digest.hexdigest()
 
     def note_corrupt(self, found: Mapping[str, str]) -> None:
         """Take over what worker processes found: warn, count, and raise `UserError` above 1 %."""

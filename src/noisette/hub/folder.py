@@ -1,10 +1,13 @@
-"""A model as a folder: model.json (what it is), model.safetensors (its weights), README.md (for people)."""
+"""A model as a folder: model.json (what it is), safetensors (its weights), README.md (for people).
+
+model.safetensors are the network's weights, codec.safetensors the autoencoder's, where there is one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +19,20 @@ from torch.overrides import TorchFunctionMode
 from noisette.errors import UserError
 from noisette.files import atomic_write, ensure_writable
 from noisette.hub.records import from_record, parse_json, to_record
-from noisette.hub.spec import ModelSpec
+from noisette.hub.spec import AutoencoderSpec, ModelSpec
 
 Notes = Mapping[str, str | int | float]
+AnySpec = ModelSpec | AutoencoderSpec
 
-SPEC, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
+SPEC, WEIGHTS, CODEC, CARD = "model.json", "model.safetensors", "codec.safetensors", "README.md"
 FORMAT, VERSION = "noisette model", 1
 LARGEST_SPEC = 2**22
 
 
 def write_folder(
     folder: str | os.PathLike[str],
-    spec: ModelSpec,
-    state: Mapping[str, Tensor],
+    spec: AnySpec,
+    states: Mapping[str, Mapping[str, Tensor]],
     notes: Notes | None = None,
     card: str = "",
     *,
@@ -36,7 +40,8 @@ def write_folder(
 ) -> Path:
     """Write a model folder, each file atomically, model.json last: with it the folder is a model.
 
-    ``state`` is what the network's ``state_dict()`` gives, in the precision it is to be kept in.
+    ``states`` are what ``state_dict()`` of the parts gives, by the names of their files, in the precision
+    they are to be kept in.
     Raises UserError when there is something already and ``overwrite`` is not set; OSError of the disk.
     """
     from safetensors.torch import save_file
@@ -44,8 +49,9 @@ def write_folder(
     folder = ensure_writable(folder, overwrite=overwrite)
     record = {"format": FORMAT, "version": VERSION, "spec": to_record(spec), "notes": dict(notes or {})}
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    with atomic_write(folder / WEIGHTS) as path:
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path)
+    for name, state in states.items():
+        with atomic_write(folder / name) as path:
+            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path)
     with atomic_write(folder / CARD) as path:
         path.write_text(card, encoding="utf-8")
     with atomic_write(folder / SPEC) as path:
@@ -53,7 +59,12 @@ def write_folder(
     return folder
 
 
-def read_spec(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, str | int | float]]:
+def in_precision(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """A state with its floating-point tensors in ``dtype``; None leaves it as it is."""
+    return {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in state.items()}
+
+
+def read_spec(folder: str | os.PathLike[str]) -> tuple[AnySpec, dict[str, str | int | float]]:
     """The spec and the notes in a folder's model.json. Raises UserError for whatever is wrong with it."""
     path = Path(folder) / SPEC
     if not path.is_file():
@@ -63,7 +74,7 @@ def read_spec(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, str 
     return parse_spec(path.read_bytes(), str(path))
 
 
-def parse_spec(data: bytes | str, where: str) -> tuple[ModelSpec, dict[str, str | int | float]]:
+def parse_spec(data: bytes | str, where: str) -> tuple[AnySpec, dict[str, str | int | float]]:
     """What `read_spec` reads, from the text of a model.json; ``where`` names it in messages."""
     record = parse_json(data, where)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -76,19 +87,19 @@ def parse_spec(data: bytes | str, where: str) -> tuple[ModelSpec, dict[str, str 
     notes = record.get("notes", {})
     if not isinstance(notes, dict) or any(type(note) not in (str, int, float) for note in notes.values()):
         raise UserError(f"{where}: notes must map names to text or numbers")
-    return from_record(ModelSpec, record.get("spec"), f"{where}: spec"), notes
+    kind: Any = AnySpec
+    return from_record(kind, record.get("spec"), f"{where}: spec"), notes
 
 
-def read_weights(folder: str | os.PathLike[str], spec: ModelSpec) -> nn.Module:
-    """The network that ``spec`` describes, with the folder's weights, memory-mapped and uncast.
+def read_weights(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that ``build`` makes, with the weights of a safetensors file, memory-mapped and uncast.
 
     The network is built without storage, so a description that does not match its file costs nothing.
     Raises UserError, in one line, for a broken file, missing or unknown tensors, and wrong shapes.
     """
-    path = Path(folder) / WEIGHTS
     state = _read_tensors(path)
     with torch.device("meta"), _NoDraws():
-        net = spec.build()
+        net = build()
     expected = net.state_dict()
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
     if missing or unknown:
@@ -143,7 +154,10 @@ def list_folder(folder: Path) -> Listing:
     from safetensors import safe_open
 
     record = parse_json((folder / SPEC).read_bytes(), str(folder / SPEC))
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        counts = [torch.Size(file.get_slice(name).get_shape()).numel() for name in file.keys()]  # noqa: SIM118
-    size = (folder / WEIGHTS).stat().st_size
+    counts, size = [], 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            counts += [torch.Size(shape).numel() for shape in shapes]
+        size += path.stat().st_size
     return Listing(folder.name, folder, size, sum(counts), record.get("notes", {}))

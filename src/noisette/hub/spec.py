@@ -9,9 +9,13 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
+from noisette.conditioning.pretrained import PretrainedText
 from noisette.core import EDM, X0, Eps, Flow, IndexTime, LogSigmaTime, ScaledTime, V
 from noisette.errors import UserError
 from noisette.nets import DiT, DiTConfig, UNet, UNetConfig
+from noisette.nets.text import Prompted, TextConfig, TextEncoder
+from noisette.nets.vae import AutoencoderKL, AutoencoderKLConfig
+from noisette.nets.vq import VQConfig, VQModel
 from noisette.schedules import (
     VE,
     BetasVP,
@@ -60,13 +64,35 @@ class Defaults:
     guidance_scale: float = 1.0
 
 
+CodecConfig: TypeAlias = AutoencoderKLConfig | VQConfig
+
+
+def build_codec(config: CodecConfig) -> AutoencoderKL | VQModel:
+    """A freshly initialised autoencoder, as described."""
+    return AutoencoderKL(config) if isinstance(config, AutoencoderKLConfig) else VQModel(config)
+
+
+@dataclass(frozen=True)
+class AutoencoderSpec:
+    """The autoencoder of latent diffusion models: what was trained at which size. Raises UserError."""
+
+    name: str
+    codec: CodecConfig
+    image_size: int
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1 or self.image_size % self.codec.factor:
+            raise UserError(f"images of {self.name} have sides divisible by {self.codec.factor}")
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Everything that must be known to build a model and to read its network's output, but the weights.
 
-    Images are [``channels``, ``image_size``, ``image_size``] in [-1, 1]; ``labels`` are the names of the
-    classes of a class-conditional network, None for an unconditional one.
-    Raises UserError where the parts do not fit each other.
+    Images are [``channels``, ``image_size``, ``image_size``] in [-1, 1]. With a ``codec`` the network works
+    on its latents. A network is told nothing, or one of ``labels``, the names of the classes, or a ``text``:
+    read by an encoder that is trained with the network and travels with it (`TextConfig`), or by one that
+    others have trained (`PretrainedText`). Raises UserError where the parts do not fit each other.
     """
 
     name: str
@@ -78,21 +104,12 @@ class ModelSpec:
     channels: int = 3
     labels: tuple[str, ...] | None = None
     defaults: Defaults = Defaults()
+    text: TextConfig | PretrainedText | None = None
+    codec: CodecConfig | None = None
 
     def __post_init__(self) -> None:
-        net = self.net
-        if (net.in_channels, net.out_channels) != (self.channels, self.channels):
-            raise UserError(
-                f"images have {self.channels} channels, but the network takes {net.in_channels} "
-                f"and gives {net.out_channels}"
-            )
-        if net.num_classes != (None if self.labels is None else len(self.labels)):
-            count = "no" if self.labels is None else len(self.labels)
-            raise UserError(
-                f"there are {count} labels, but the network knows {net.num_classes or 'no'} classes"
-            )
-        if self.labels is not None and len(set(self.labels)) < len(self.labels):
-            raise UserError("two labels have the same name")
+        self._check_channels()
+        self._check_told()
         self.check_size(self.image_size, self.image_size)
         end = self.schedule(1.0)
         if not (0 <= float(end.alpha) < math.inf and 0 < float(end.sigma) < math.inf):
@@ -104,10 +121,53 @@ class ModelSpec:
                 "noise prediction says nothing where a schedule ends without signal: use V, X0 or Flow"
             )
 
+    def _check_channels(self) -> None:
+        net, drawn = self.net, self.shape[0]
+        if (net.in_channels, net.out_channels) != (drawn, drawn):
+            what = "images" if self.codec is None else "latents"
+            raise UserError(
+                f"{what} have {drawn} channels, but the network takes {net.in_channels} "
+                f"and gives {net.out_channels}"
+            )
+        if self.codec is not None and self.codec.in_channels != self.channels:
+            wanted = self.codec.in_channels
+            raise UserError(f"images have {self.channels} channels, but the codec takes {wanted}")
+
+    def _check_told(self) -> None:
+        if self.net.num_classes != (None if self.labels is None else len(self.labels)):
+            count = "no" if self.labels is None else len(self.labels)
+            raise UserError(
+                f"there are {count} labels, but the network knows {self.net.num_classes or 'no'} classes"
+            )
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise UserError("two labels have the same name")
+        told = (getattr(self.net, "context_dim", None), getattr(self.net, "pooled_dim", None))
+        if self.labels is not None and self.text is not None:
+            raise UserError(f"{self.name} is told labels or texts, not both")
+        if self.text is None and told != (None, None):
+            raise UserError("the network reads tokens, but no text encoder is described")
+        if isinstance(self.text, TextConfig):
+            for width, made in zip(told, (self.text.hidden_size, self.text.pooled_size), strict=True):
+                if width not in (None, made):
+                    raise UserError(f"the network reads texts {width} wide, but the encoder makes {made}")
+        if self.text is not None and told == (None, None):
+            raise UserError("there is a text encoder, but the network reads no tokens: set context_dim")
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a side of what the network works on: 1, or as the codec folds them."""
+        return 1 if self.codec is None else self.codec.factor
+
     @property
     def stride(self) -> int:
         """Image sides must be multiples of this."""
-        return self.net.stride if isinstance(self.net, UNetConfig) else self.net.patch_size
+        return self.factor * (self.net.stride if isinstance(self.net, UNetConfig) else self.net.patch_size)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What the network works on: [C, H, W] of an image or of its latents."""
+        channels = self.channels if self.codec is None else self.codec.embed_dim
+        return channels, self.image_size // self.factor, self.image_size // self.factor
 
     def check_size(self, height: int, width: int) -> None:
         """Raises UserError unless the network can draw pictures of that size."""
@@ -118,5 +178,6 @@ class ModelSpec:
                 )
 
     def build(self) -> nn.Module:
-        """A freshly initialised network, as described."""
-        return UNet(self.net) if isinstance(self.net, UNetConfig) else DiT(self.net)
+        """A freshly initialised network, as described; with it the text encoder that is trained with it."""
+        net = UNet(self.net) if isinstance(self.net, UNetConfig) else DiT(self.net)
+        return Prompted(net, TextEncoder(self.text)) if isinstance(self.text, TextConfig) else net

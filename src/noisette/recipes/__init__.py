@@ -10,17 +10,17 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from noisette.errors import UserError
-from noisette.training import Recipe
+from noisette.training import Plan
 
 __all__ = ["recipe_named", "recipe_names"]
 
 
 def recipe_names() -> tuple[str, ...]:
     """The recipes that come with noisette, sorted."""
-    return tuple(sorted(module.name for module in iter_modules(__path__)))
+    return tuple(sorted(module.name.replace("_", "-") for module in iter_modules(__path__)))
 
 
-def recipe_named(name: str | os.PathLike[str]) -> Recipe:
+def recipe_named(name: str | os.PathLike[str]) -> Plan:
     """The recipe of that name, or the ``recipe`` that a Python file defines, such as ``mine.py``.
 
     A file is a program and is run: give only your own, or one you have read.
@@ -34,13 +34,13 @@ def recipe_named(name: str | os.PathLike[str]) -> Recipe:
         hint = f"did you mean {near[0]!r}? " if near else ""
         known = f"there are {', '.join(names)}, or give a .py file that defines `recipe`"
         raise UserError(f"there is no recipe {str(name)!r}: {hint}{known}")
-    return import_module(f"{__name__}.{name}").recipe
+    return import_module(f"{__name__}.{str(name).replace('-', '_')}").recipe
 
 
-def _from_file(path: Path) -> Recipe:
+def _from_file(path: Path) -> Plan:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a recipe is a name or a .py file that defines `recipe`")
     recipe = runpy.run_path(str(path)).get("recipe")
-    if not isinstance(recipe, Recipe):
+    if not isinstance(recipe, Plan):
         raise UserError(f"{path} defines no `recipe`: it needs recipe = noisette.training.Recipe(...)")
     return recipe

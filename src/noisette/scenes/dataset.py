@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
+from noisette import __version__
 from noisette.errors import UserError
 from noisette.pixels import from_uint8, to_uint8
 from noisette.scenes.caption import caption
+from noisette.scenes.crew import keep_memory
 from noisette.scenes.render import render
 from noisette.scenes.sampling import sample_scene
 from noisette.scenes.scene import Scene, check_word
@@ -37,7 +39,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         shape: (3, size, size).
         labels: None; has_text: True.
         shuffled: True, the order of the images needs no other.
-        origin: what it is, for messages.
+        origin: what it is, for messages; fingerprint: all that its images depend on.
 
     Raises UserError for a split that does not exist, or fewer than one image.
     """
@@ -63,6 +65,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
         self.samples, self.scenes, self._length = samples, scenes, length
         self.shape = (3, size, size)
         self.origin = f"scenes, split {split}"
+        self.fingerprint = f"scenes {__version__}/{split}/{seed}/{size}/{samples}/{length}"
 
     def __len__(self) -> int:
         return self._length
@@ -88,6 +91,8 @@ class SceneDataset(Dataset[dict[str, Any]]):
         """
         if flip is not None and any(flip):
             raise UserError(f"{self.origin}: captions tell left from right, nothing is mirrored: flip=False")
+        if get_worker_info() is not None:
+            keep_memory()
         scenes = [self.scene(i) for i in indices]
         batch: dict[str, Any] = {
             "image": from_uint8(to_uint8(render(scenes, self.size, samples=self.samples).rgb)),

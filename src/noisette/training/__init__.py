@@ -4,13 +4,16 @@ from noisette.training.draws import Draws
 from noisette.training.ema import EMA
 from noisette.training.history import LossHistory
 from noisette.training.objectives import P2, Hybrid, MinSNR, Objective, Simple, Vlb, Weighting
-from noisette.training.recipe import Recipe
+from noisette.training.recipe import AutoencoderRecipe, Plan, Recipe
+from noisette.training.reconstruction import Reconstruction
 from noisette.training.runner import FitResult, fit
 from noisette.training.times import LogitNormalTimes, LogNormalSigma, Rows, Times, UniformTimes
+from noisette.training.worlds import ScenesWorld
 
 __all__ = [
     "EMA",
     "P2",
+    "AutoencoderRecipe",
     "Draws",
     "FitResult",
     "Hybrid",
@@ -19,8 +22,11 @@ __all__ = [
     "LossHistory",
     "MinSNR",
     "Objective",
+    "Plan",
     "Recipe",
+    "Reconstruction",
     "Rows",
+    "ScenesWorld",
     "Simple",
     "Times",
     "UniformTimes",

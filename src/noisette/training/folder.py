@@ -9,9 +9,9 @@ from pathlib import Path
 
 from noisette.files import atomic_write, ensure_writable
 from noisette.hub import to_record
-from noisette.models import Model
 from noisette.training.checkpoint import checkpoint_folders
-from noisette.training.recipe import Recipe
+from noisette.training.recipe import Plan
+from noisette.training.tasks import Savable
 
 __all__ = ["CHECKPOINTS", "claim", "last_checkpoint", "replace_model"]
 
@@ -19,7 +19,7 @@ CHECKPOINTS = "checkpoints"
 OURS = (CHECKPOINTS, "samples", "logs", "model", "recipe.json")
 
 
-def claim(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
+def claim(out: Path, recipe: Plan, *, overwrite: bool) -> None:
     """Make ``out`` the folder of a run of ``recipe``; with ``overwrite`` the run that was there goes.
 
     Only what a run writes is removed. Raises UserError when something is there and it is not set.
@@ -41,7 +41,7 @@ def last_checkpoint(out: Path) -> Path | None:
     return folders[-1] if folders else None
 
 
-def replace_model(model: Model, folder: Path) -> None:
+def replace_model(model: Savable, folder: Path) -> None:
     """Save beside ``folder``, then put it in its place, so that no half model is ever there."""
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     try:

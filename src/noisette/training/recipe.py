@@ -1,4 +1,4 @@
-"""A recipe: everything that decides what a training run learns, as one frozen value."""
+"""Recipes: everything that decides what a training run learns, as one frozen value."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from noisette.errors import UserError
 from noisette.training.objectives import Objective, Simple
+from noisette.training.worlds import ScenesWorld
 
 if TYPE_CHECKING:
+    from noisette.hub.spec import AutoencoderSpec
     from noisette.models import ModelSpec
+    from noisette.training.reconstruction import Reconstruction
 
-__all__ = ["Recipe", "differences"]
+__all__ = ["AutoencoderRecipe", "Plan", "Recipe", "differences"]
 
 # What may change between the two halves of one run without changing what is learned.
 CONVENIENCES = (
@@ -26,24 +29,22 @@ CONVENIENCES = (
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train one model; the same recipe, data and seed give the same weights on the same CPU.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long, how fast and how exactly to train, whatever is trained; see `Recipe`, `AutoencoderRecipe`.
 
-    ``spec`` says what is trained, and with it the size, channels and class names that images need.
-    ``batch_size`` is the global one: processes share it. The learning rate climbs over ``warmup``
-    steps to ``lr`` and then stays, or falls on a cosine to 0 at ``steps``. ``label_dropout`` is the share
-    of labels left out, which classifier-free guidance needs. ``ema`` is the decay of the averaged
-    weights, which are what is sampled and saved. ``precision`` "auto" is bf16 where the GPU, or without
-    one the CPU, multiplies it itself, and float32 elsewhere; weights, loss and average are float32 always.
-    ``channels_last`` None follows the device. ``gradient_checkpointing`` computes activations twice, keeps
-    far fewer of them, and gives the same gradients. Counts of ``*_every`` are steps; 0 turns a thing off.
+    The same plan, data and seed give the same weights on the same CPU. ``batch_size`` is the global one:
+    processes share it. The learning rate climbs over ``warmup`` steps to ``lr`` and then stays, or falls on
+    a cosine to 0 at ``steps``. ``ema`` is the decay of the averaged weights, which are what is drawn with
+    and saved. ``precision`` "auto" is bf16 where the GPU, or without one the CPU, multiplies it itself, and
+    float32 elsewhere; weights, loss and average are float32 always. ``channels_last`` None follows the
+    device. ``gradient_checkpointing`` computes activations twice, keeps far fewer of them, and gives the
+    same gradients. ``world`` are the data of a run that is given none. Counts of ``*_every`` are steps; 0
+    turns a thing off.
 
     Raises UserError for numbers out of range.
     """
 
-    spec: ModelSpec
-    objective: Objective = Simple()  # noqa: RUF009  a frozen value
     steps: int = 100_000
     batch_size: int = 128
     lr: float = 2e-4
@@ -53,7 +54,7 @@ class Recipe:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     ema: float = 0.9999
-    label_dropout: float = 0.1
+    world: ScenesWorld | None = None
     fit: Literal["crop", "pad"] = "crop"
     flip: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -75,9 +76,6 @@ class Recipe:
         _require(0 < self.lr < math.inf, f"lr must be positive, not {self.lr}")
         _require(0 <= self.ema < 1, f"ema must lie in [0, 1), not {self.ema}")
         _require(
-            0 <= self.label_dropout <= 1, f"label_dropout is a share in [0, 1], not {self.label_dropout}"
-        )
-        _require(
             self.max_grad_norm > 0, f"max_grad_norm must be positive (inf for none), not {self.max_grad_norm}"
         )
 
@@ -88,6 +86,65 @@ class Recipe:
             return self.lr * climb
         done = min(1.0, (step - self.warmup) / max(self.steps - self.warmup, 1))
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Plan):
+    """How to train one diffusion model.
+
+    ``spec`` says what is trained, and with it the size, channels, class names or captions that images need.
+    ``cond_dropout`` is the share of labels or captions left out, which classifier-free guidance needs. A
+    latent model takes its autoencoder, which is not trained, from the model named by ``codec``; its latents
+    are kept on disk. ``start`` names a model whose weights the training starts from.
+    """
+
+    spec: ModelSpec
+    objective: Objective = Simple()  # noqa: RUF009  a frozen value
+    cond_dropout: float = 0.1
+    codec: str | None = None
+    start: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 <= self.cond_dropout <= 1, f"cond_dropout is a share in [0, 1], not {self.cond_dropout}")
+        latent = self.spec.codec is not None
+        _require(
+            latent or self.codec is None, f"{self.spec.name} has no codec: leave codec={self.codec!r} out"
+        )
+        _require(
+            not latent or bool(self.codec or self.start),
+            f"{self.spec.name} draws latents: name the model whose autoencoder makes them, codec='scenes'",
+        )
+        _require(
+            not (latent and self.flip), f"{self.spec.name} learns latents, which have no mirror: flip=False"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderRecipe(Plan):
+    """How to train the autoencoder of a latent diffusion model: ``spec`` says which, ``objective`` for what.
+
+    Raises UserError where the parts do not fit each other.
+    """
+
+    spec: AutoencoderSpec
+    objective: Reconstruction
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        codec, size, adversary = self.spec.codec, self.spec.image_size, self.objective.adversary
+        if self.objective.perceptual:
+            _require(
+                codec.in_channels == 3 and size >= 16,
+                f"the perceptual distance needs 3 channels and sides from 16 up, but {self.spec.name} has "
+                f"{codec.in_channels}x{size}x{size}: set perceptual=0",
+            )
+        if self.objective.adversarial:
+            _require(
+                adversary.in_channels == codec.in_channels and size >= adversary.smallest,
+                f"{self.spec.name}: the adversary looks at {adversary.in_channels} channels and sides of at "
+                f"least {adversary.smallest}, but images are {codec.in_channels}x{size}x{size}",
+            )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:

@@ -6,12 +6,14 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Reporter", "pace"]
+__all__ = ["Reporter", "pace", "working"]
 
 PLAIN_SECONDS = 30.0
 SCALARS_EVERY = 10
@@ -99,6 +101,33 @@ class Reporter:
         """Images a second."""
         spent = self._times[-1] - self._times[0]
         return (len(self._times) - 1) * self.images_per_step / spent if spent > 0 else 0.0
+
+
+@contextmanager
+def working(what: str) -> Generator[Callable[[int, int], None]]:
+    """Tell how far a preparation is: ``advance(done, total)`` moves a bar, or says a line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console, spoken = Console(stderr=True), time.monotonic()
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal spoken, task
+        if task is None:
+            bar.start()
+            task = bar.add_task("", total=total)
+        bar.update(task, completed=done)
+        if not console.is_terminal and time.monotonic() - spoken >= PLAIN_SECONDS:
+            spoken = time.monotonic()
+            _plain(f"{what}: {done}/{total}")
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
 
 
 def pace(seconds: float) -> str:

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from noisette.core import NetDenoiser, TrainStep, train
+from noisette.core import TrainStep, train
 from noisette.data import Images
 from noisette.errors import UserError
 from noisette.files import ensure_writable
-from noisette.models import Model
 from noisette.training.checkpoint import load_latest, save
 from noisette.training.folder import CHECKPOINTS, claim, last_checkpoint, replace_model
-from noisette.training.recipe import Recipe
+from noisette.training.recipe import Plan
 from noisette.training.report import Reporter
-from noisette.training.samples import sample_grid
-from noisette.training.setup import accelerator_for, batches, begin, loss_of
+from noisette.training.setup import accelerator_for, batches, begin
 from noisette.training.signals import StopRequest
 from noisette.training.state import TrainState
 
@@ -37,18 +35,19 @@ __all__ = ["FitResult", "fit"]
 class FitResult:
     """What came of a run: the averaged model, the step reached, and whether it was asked to stop early.
 
-    ``folder`` is the saved model's, None when the run was interrupted.
+    ``model`` is a `Model`, or an `Autoencoder`, as the recipe says; ``folder`` is the saved model's, None
+    when the run was interrupted.
     """
 
-    model: Model
+    model: Any
     step: int
     interrupted: bool
     folder: Path | None
 
 
 def fit(
-    recipe: Recipe,
-    data: str | os.PathLike[str] | Images,
+    recipe: Plan,
+    data: str | os.PathLike[str] | Images | None,
     out: str | os.PathLike[str],
     *,
     max_train_steps: int | None = None,
@@ -57,6 +56,8 @@ def fit(
     on_step: Callable[[TrainStep], None] | None = None,
 ) -> FitResult:
     """Train ``recipe`` on ``data`` into the folder ``out``; the model is ``out/model``.
+
+    ``data`` None takes the world that the recipe brings along, if it does.
 
     ``out`` gets recipe.json, checkpoints/, samples/ (grids drawn from the averaged weights), logs/
     (TensorBoard) and at the end model/. ``max_train_steps`` is where this run ends (by default the
@@ -77,18 +78,17 @@ def fit(
     if accelerator.is_main_process and not resume:
         ensure_writable(out, overwrite=overwrite)  # told before the data are read, not after
     saved = load_latest(out / CHECKPOINTS) if resume else None
-    model, state = begin(
-        recipe, data, accelerator.device, accelerator.process_index, accelerator.num_processes
-    )
+    with accelerator.main_process_first():  # what one process keeps on disk, the others read
+        state = begin(recipe, data, accelerator.device, accelerator.process_index, accelerator.num_processes)
     if saved is not None:
         state.restore(saved)
     if accelerator.is_main_process and not resume:
         claim(out, recipe, overwrite=overwrite)
     accelerator.wait_for_everyone()
-    interrupted = _run(state, model, accelerator, out, total, on_step)
+    interrupted = _run(state, accelerator, out, total, on_step)
     state.ema.copy_to(state.net)
     state.net.eval()
-    model = Model.new(recipe.spec, state.net, _notes(state, data))
+    model = state.task.finished(_notes(state))
     if accelerator.is_main_process and not interrupted:
         replace_model(model, out / "model")
     accelerator.wait_for_everyone()
@@ -97,7 +97,6 @@ def fit(
 
 def _run(
     state: TrainState,
-    model: Model,
     accelerator: Accelerator,
     out: Path,
     total: int,
@@ -109,12 +108,11 @@ def _run(
         return False
     net: Any = accelerator.prepare_model(state.net.train())
     called: Any = torch.compile(net) if recipe.compile else net
-    denoiser = NetDenoiser(called, recipe.spec.parameterization, recipe.spec.time)
     stream = batches(state, accelerator.device, accelerator.process_index)
     reporter = Reporter(out, state.step, total, recipe.batch_size, visible=main)
     with StopRequest() as stop, reporter, closing(stream):
         updates = train(
-            loss_of(state, denoiser),
+            lambda batch: state.task.loss(called, *batch, state.step),
             stream,
             state.optimizer,
             backward=accelerator.backward,
@@ -131,7 +129,7 @@ def _run(
                 on_step(TrainStep(state.step, torch.tensor(loss), update.grad_norm))
             ends = asked or state.step >= total
             if main:
-                _keep(state, model, reporter, out, ends)
+                _keep(state, reporter, out, ends)
             if ends:
                 break
         interrupted = asked and state.step < total
@@ -142,7 +140,7 @@ def _run(
     return interrupted
 
 
-def _keep(state: TrainState, model: Model, reporter: Reporter, out: Path, ends: bool) -> None:
+def _keep(state: TrainState, reporter: Reporter, out: Path, ends: bool) -> None:
     """Checkpoint and draw where the recipe says so."""
     recipe = state.recipe
     if ends or _due(state.step, recipe.checkpoint_every):
@@ -154,7 +152,7 @@ def _keep(state: TrainState, model: Model, reporter: Reporter, out: Path, ends: 
         )
     if _due(state.step, recipe.sample_every):
         with state.ema.swapped_into(state.net.eval()):
-            reporter.pictures(state.step, sample_grid(model))
+            reporter.pictures(state.step, state.task.pictures())
         state.net.train()
 
 
@@ -186,13 +184,13 @@ def _count(state: TrainState) -> int:
     return min(len(state.loader.data), state.step * state.recipe.batch_size)
 
 
-def _notes(state: TrainState, data: Any) -> dict[str, str | int | float]:
+def _notes(state: TrainState) -> dict[str, str | int | float]:
     recipe = state.recipe
     return {
         "trained_on": f"{_count(state)} images ({Path(state.loader.data.origin).name})",
         "steps": state.step,
         "batch_size": recipe.batch_size,
-        "objective": repr(recipe.objective),
+        "objective": repr(getattr(recipe, "objective", "")),
         "fit": recipe.fit,
         "seed": recipe.seed,
     }

@@ -1,43 +1,48 @@
-"""From a recipe to the parts of a run: the model, its state, its batches, its loss."""
+"""From a recipe to the parts of a run: the task, its state, its batches."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import Tensor
 
-from noisette.conditioning import drop_labels, label_cond
-from noisette.core import Cond, Denoiser
 from noisette.data import Images, loader, open_dataset
 from noisette.errors import UserError
-from noisette.models import Model
 from noisette.training.draws import Draws, mix
 from noisette.training.ema import EMA
-from noisette.training.recipe import Recipe
+from noisette.training.kept import cores, kept
+from noisette.training.recipe import AutoencoderRecipe, Plan
+from noisette.training.report import working
 from noisette.training.state import TrainState
+from noisette.training.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Batch", "accelerator_for", "batches", "begin", "loss_of"]
+__all__ = ["Batch", "accelerator_for", "batches", "begin"]
 
-Batch: TypeAlias = tuple[Tensor, Cond, Draws]
+Batch: TypeAlias = tuple[dict[str, Any], Draws]
 
 
-def accelerator_for(recipe: Recipe) -> Accelerator:
+def accelerator_for(recipe: Plan) -> Accelerator:
     """The accelerator of this process, in the recipe's precision; an older run's settings are dropped."""
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()
     half = recipe.precision == "bf16" or (recipe.precision == "auto" and _has_bf16())
     # Without the word, Accelerate takes processes on a machine without a GPU for strangers to each other.
-    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="bf16" if half else "no")
+    # An adversary that has not entered yet takes no part in a step.
+    spread = DistributedDataParallelKwargs(find_unused_parameters=isinstance(recipe, AutoencoderRecipe))
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="bf16" if half else "no",
+        kwargs_handlers=[spread],
+    )
 
 
 def _has_bf16() -> bool:
@@ -49,21 +54,22 @@ def _has_bf16() -> bool:
 
 
 def begin(
-    recipe: Recipe,
-    data: str | os.PathLike[str] | Images,
+    recipe: Plan,
+    data: str | os.PathLike[str] | Images | None,
     device: torch.device | str = "cpu",
     rank: int = 0,
     world: int = 1,
-) -> tuple[Model, TrainState]:
-    """A model with random weights (equal on all processes), and the state of a run before its first step.
+) -> TrainState:
+    """A task with its first weights (equal on all processes), and the state of a run before its first step.
 
     Raises UserError when the data do not fit the recipe.
     """
     device = torch.device(device)
     if recipe.batch_size % world:
         raise UserError(f"batch_size {recipe.batch_size} cannot be shared by {world} processes")
+    task = task_of(copy.deepcopy(recipe), device)
     batches = loader(
-        _fitting(recipe, data),
+        task.prepare(_opened(recipe, task, data)),
         recipe.batch_size // world,
         seed=recipe.seed,
         flip=recipe.flip,
@@ -73,14 +79,12 @@ def begin(
         pin_memory=device.type == "cuda",
     )
     torch.manual_seed(mix(recipe.seed, "weights"))
-    model = Model.new(recipe.spec)
-    net = model.denoiser.net.to(device, memory_format=_layout(recipe, device))  # pyright: ignore
+    net = task.build().to(device, memory_format=_layout(recipe, device))  # pyright: ignore
     net.gradient_checkpointing = recipe.gradient_checkpointing  # pyright: ignore[reportArgumentType]
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
-    objective = copy.deepcopy(recipe.objective)
-    return model, TrainState(recipe, net, EMA(net, recipe.ema), optimizer, objective, batches)
+    return TrainState(recipe, task, EMA(net, recipe.ema), optimizer, batches)
 
 
 def batches(state: TrainState, device: torch.device, rank: int = 0) -> Generator[Batch]:
@@ -95,44 +99,29 @@ def batches(state: TrainState, device: torch.device, rank: int = 0) -> Generator
         torch.manual_seed(mix(recipe.seed, state.step, "dropout", rank))
         x0 = batch["image"].to(device, non_blocking=True).contiguous(memory_format=layout)
         draws = Draws(recipe.seed, state.step, first=rank * len(x0), total=recipe.batch_size, device=device)
-        yield x0, _cond(recipe, batch, draws), draws
+        yield {**batch, "image": x0}, draws
 
 
-def loss_of(state: TrainState, denoiser: Denoiser) -> Callable[[Batch], Tensor]:
-    """The mean of the recipe's objective over a batch."""
-    schedule = state.recipe.spec.schedule
-
-    def loss(batch: Batch) -> Tensor:
-        x0, cond, draws = batch
-        return state.objective(denoiser, schedule, x0, cond, draws).mean()
-
-    return loss
-
-
-def _cond(recipe: Recipe, batch: dict[str, Any], draws: Draws) -> Cond:
-    """The labels of a batch, some of them left out."""
-    if recipe.spec.labels is None:
-        return {}
-    cond = label_cond(batch["label"], draws.generator.device)
-    return drop_labels(cond, draws.uniform(len(cond["label"])) < recipe.label_dropout)
-
-
-def _fitting(recipe: Recipe, data: str | os.PathLike[str] | Images) -> Images:
-    """The data as the recipe's spec wants them. Raises UserError where they cannot be."""
-    spec = recipe.spec
+def _opened(recipe: Plan, task: Task, data: str | os.PathLike[str] | Images | None) -> Images:
+    """The data of a run, those of the recipe where none are given. Raises UserError where there are none."""
+    if data is None and recipe.world is None:
+        raise UserError(f"{task.name} learns from images: name a folder of them, or another data set")
+    channels: Any = task.pictures_shape[0]
+    size = task.pictures_shape[-1]
+    if data is None and recipe.world is not None:
+        data = recipe.world.open(size)
+        if recipe.world.count:
+            with working("rendering scenes") as progress:
+                data = kept(data, workers=cores(), progress=progress)
     if isinstance(data, str | os.PathLike):
-        channels: Any = spec.channels
-        data = open_dataset(
-            Path(data), size=spec.image_size, channels=channels, fit=recipe.fit, labels=spec.labels
-        )
-    wanted = (spec.channels, spec.image_size, spec.image_size)
-    if tuple(data.shape) != wanted:
-        raise UserError(f"{data.origin}: images are {tuple(data.shape)}, but {spec.name} draws {wanted}")
-    if spec.labels is not None and data.labels != spec.labels:
-        raise UserError(f"{data.origin}: the classes are {data.labels}, but {spec.name} learns {spec.labels}")
+        data = open_dataset(Path(data), size=size, channels=channels, fit=recipe.fit, labels=task.labels)
+    assert data is not None
+    if tuple(data.shape) != task.pictures_shape:
+        shapes = f"images are {tuple(data.shape)}, but {task.name} draws {task.pictures_shape}"
+        raise UserError(f"{data.origin}: {shapes}")
     return data
 
 
-def _layout(recipe: Recipe, device: torch.device) -> torch.memory_format:
+def _layout(recipe: Plan, device: torch.device) -> torch.memory_format:
     last = device.type == "cuda" if recipe.channels_last is None else recipe.channels_last
     return torch.channels_last if last else torch.contiguous_format

@@ -13,9 +13,8 @@ from noisette.errors import UserError
 from noisette.hub import to_record
 from noisette.training.checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
 from noisette.training.ema import EMA
-from noisette.training.history import LossHistory
-from noisette.training.objectives import Objective
-from noisette.training.recipe import Recipe, differences
+from noisette.training.recipe import Plan, differences
+from noisette.training.tasks import Task
 
 if TYPE_CHECKING:
     from noisette.data import Loader
@@ -30,20 +29,28 @@ class TrainState:
     Random numbers are functions of the seed and the step (see `Draws`), so they need no state.
     """
 
-    recipe: Recipe
-    net: nn.Module
+    recipe: Plan
+    task: Task
     ema: EMA
     optimizer: Optimizer
-    objective: Objective
     loader: Loader
     step: int = field(default=0)
+
+    @property
+    def net(self) -> nn.Module:
+        """What is trained."""
+        return self.task.net
 
     def checkpoint(self) -> Checkpoint:
         """A snapshot; tensors are shared with the run, so save it before the next step."""
         moments, facts = flatten_optimizer(self.optimizer)
-        tensors = {"weights": self.net.state_dict(), "ema": self.ema.shadow, "optimizer": moments}
-        if (history := _history(self.objective)) is not None:
-            tensors["history"] = history.state_dict()
+        tensors: dict[str, Any] = {
+            "weights": self.net.state_dict(),
+            "ema": self.ema.shadow,
+            "optimizer": moments,
+        }
+        if more := self.task.state_dict():
+            tensors["history"] = dict(more)
         return Checkpoint(
             self.step,
             tensors,
@@ -62,14 +69,9 @@ class TrainState:
         self.net.load_state_dict(dict(checkpoint.tensors["weights"]))
         self.ema.load(dict(checkpoint.tensors["ema"]), checkpoint.facts["ema_updates"])
         restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"], checkpoint.facts["optimizer"])
-        if (history := _history(self.objective)) is not None:
-            history.load_state_dict(dict(checkpoint.tensors["history"]))
+        self.task.load_state_dict(checkpoint.tensors.get("history", {}))
         self.loader.load_state_dict(checkpoint.facts["data"])
         self.step = checkpoint.step
-
-
-def _history(objective: Objective) -> LossHistory | None:
-    return getattr(objective, "history", None)
 
 
 def _same_recipe(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def model() -> Model:
 
 def draw(model: Model, label: Any = None, **options: Any) -> Tensor:
     options = {"num_inference_steps": 3, "output_type": "torch", "seed": 0, **options}
-    return model.generate(label, **options).images
+    return model.generate(label=label, **options).images
 
 
 class Counting(nn.Module):
@@ -63,7 +63,7 @@ def test_a_picture_does_not_depend_on_its_batch(solver: str) -> None:
     model = alive(replace(SPEC, schedule=LinearVP()))
     options = {"solver": solver, "grid": "uniform_logsnr", "num_inference_steps": 4}
     labels = ["ant", "bee", "cat", "bee"]
-    together = model.generate(labels, seed=7, output_type="torch", **options)
+    together = model.generate(label=labels, seed=7, output_type="torch", **options)
     assert together.seeds == (7, 8, 9, 10)
     assert together.labels == (0, 1, 2, 1)
     assert torch.allclose(together.images[2:3], draw(model, "cat", **{**options, "seed": 9}), atol=1e-4)
@@ -75,19 +75,19 @@ def test_a_picture_does_not_depend_on_its_batch(solver: str) -> None:
 def test_seeds_decide_and_are_told(model: Model) -> None:
     assert torch.equal(draw(model, "ant"), draw(model, "ant"))
     listed = model.generate(
-        "ant", seed=[5, 3], num_images_per_prompt=2, num_inference_steps=2, output_type="torch"
+        label="ant", seed=[5, 3], num_images_per_prompt=2, num_inference_steps=2, output_type="torch"
     )
     assert listed.seeds == (5, 3)
     assert torch.allclose(listed.images[1:], draw(model, "ant", seed=3, num_inference_steps=2), atol=1e-5)
-    fresh = [model.generate("ant", num_inference_steps=1) for _ in range(2)]
+    fresh = [model.generate(label="ant", num_inference_steps=1) for _ in range(2)]
     assert fresh[0].seeds != fresh[1].seeds
-    again = model.generate("ant", seed=fresh[0].seeds[0], num_inference_steps=1)
+    again = model.generate(label="ant", seed=fresh[0].seeds[0], num_inference_steps=1)
     assert np.array_equal(np.asarray(again.images[0]), np.asarray(fresh[0].images[0]))
 
 
 def test_labels_by_name_number_list_and_in_turn(model: Model) -> None:
     def labels(label: Any = None, each: int = 1) -> Any:
-        return model.generate(label, num_images_per_prompt=each, num_inference_steps=1).labels
+        return model.generate(label=label, num_images_per_prompt=each, num_inference_steps=1).labels
 
     assert labels("bee") == labels(1) == labels("1") == (1,)
     assert labels(["cat", 0], 2) == (2, 2, 0, 0)
@@ -123,7 +123,7 @@ def test_guidance_is_one_call_of_two_lanes_and_scale_one_is_off() -> None:
 
 
 def test_the_defaults_of_the_spec_are_used(model: Model) -> None:
-    plain = model.generate("ant", seed=0, output_type="torch")
+    plain = model.generate(label="ant", seed=0, output_type="torch")
     told = {**plain.settings, "latents": None}
     assert told["num_inference_steps"] == 20
     assert (told["solver"], told["grid"], told["guidance_scale"]) == ("dpmpp-2m", "trailing", 2.0)
@@ -173,7 +173,7 @@ def test_inversion_finds_the_noise_of_a_picture() -> None:
     images = torch.rand(2, 1, 8, 8) * 0.6 - 0.3
 
     def round_trip(steps: int) -> float:
-        latents = model.invert(images, "bee", num_inference_steps=steps)
+        latents = model.invert(images, label="bee", num_inference_steps=steps)
         options = {"num_inference_steps": steps, "solver": "ddim", "guidance_scale": 1}
         again = draw(model, ["bee", "bee"], latents=latents, **options)
         return float((again - images).abs().max())
@@ -181,7 +181,11 @@ def test_inversion_finds_the_noise_of_a_picture() -> None:
     assert round_trip(500) < 2e-3
     assert round_trip(10) > 5 * round_trip(500)
     with pytest.raises(UserError, match="2 pictures need one label, or one each, not 3"):
-        model.invert(images, ["ant", "bee", "cat"])
+        model.invert(images, label=["ant", "bee", "cat"])
+    with pytest.raises(UserError, match="tiny knows no label -1"):
+        model.invert(images, label=-1)
+    with pytest.raises(UserError, match="takes no prompt, it draws labels: give one as label="):
+        model.invert(images, "bee")
 
 
 def test_other_sizes_and_a_transformer_without_labels() -> None:
@@ -238,8 +242,10 @@ def test_guiding_without_labels_is_refused() -> None:
     free = Model.new(replace(SPEC, net=replace(NET, num_classes=None), labels=None))
     with pytest.raises(UserError, match="no labels, so there is nothing to guide"):
         free.generate(guidance_scale=2.0)
+    with pytest.raises(UserError, match="takes no prompt, it draws without being told what"):
+        free.generate("ant")
     with pytest.raises(UserError, match="draws without labels"):
-        free.generate(0)
+        free.generate(label=0)
 
 
 def test_the_start_is_scaled_to_the_first_level(model: Model) -> None:

@@ -1,0 +1,108 @@
+"""``noisette evaluate`` of a text-to-image model: asked for scenes, and marked by their reader."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from noisette.cli.terminal import progress
+from noisette.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from noisette.models import Model
+    from noisette.scenes.quiz import Mark, Question
+
+AT_ONCE = 50
+SPLITS = {"test": "seen combinations", "novel": "held-out combinations"}
+ELSEWHERE = 3_000_000
+"""The seed from which the true pictures are taken that give the distance its floor."""
+
+
+def scenes_figures(model: Model, n: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Marks of n pictures for captions of each split, beside those of the true pictures; Frechet distances.
+
+    The distance is that of the pictures for "test" to the true pictures of the same captions, in the features
+    of the reader; its floor is that of as many other true pictures. Raises UserError for a model that does
+    not know the words of scenes.
+    """
+    from noisette.metrics import Statistics, collect, frechet_distance
+    from noisette.scenes.quiz import mark, quiz, true_pictures
+    from noisette.scenes.reader import Reader
+
+    reader, size = Reader.load(), model.spec.image_size
+    figures: dict[str, Any] = {"pictures": n}
+    statistics: dict[str, Statistics] = {}
+    for split in SPLITS:
+        questions = quiz(split, n)
+        _check_words(model, questions)
+        start = time.perf_counter()
+        drawn, asked = _drawn(model, questions, seed, options)
+        figures |= {**asked, "pictures_per_second": n / (time.perf_counter() - start)}
+        real = true_pictures(questions, size)
+        figures[split] = _compared(mark(drawn, questions, reader), mark(real, questions, reader))
+        statistics |= {f"{split} drawn": Statistics.of(collect(reader.features, drawn))}
+        statistics |= {f"{split} true": Statistics.of(collect(reader.features, real))}
+    others = Statistics.of(collect(reader.features, true_pictures(quiz("test", n, ELSEWHERE), size)))
+    figures["frechet"] = frechet_distance(statistics["test true"], statistics["test drawn"])
+    figures["frechet_floor"] = frechet_distance(statistics["test true"], others)
+    return figures
+
+
+def show_scenes(name: str, figures: dict[str, Any]) -> None:
+    """The table of marks, and the other figures under it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, marks = Console(), [figures[split] for split in SPLITS]
+    titles = [word for title in SPLITS.values() for word in (title, "reader's ceiling", "of it")]
+    table = Table(name, *titles, box=None)
+    for kind in marks[0]:
+        cells = (
+            f"{mark[kind][column]:.1%}" for mark in marks for column in ("right", "ceiling", "of_ceiling")
+        )
+        table.add_row(f"{kind} ({marks[0][kind]['count']})", *cells)
+    console.print(table)
+    rest = {key: value for key, value in figures.items() if key not in SPLITS}
+    words = (f"{value:.4g}" if isinstance(value, float) else value for value in rest.values())
+    console.print(", ".join(f"{key.replace('_', ' ')} {word}" for key, word in zip(rest, words, strict=True)))
+
+
+def _drawn(
+    model: Model, questions: Sequence[Question], seed: int, options: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    import torch
+
+    parts, settings = [], {}
+    with progress("drawing", len(questions)) as advance:
+        for first in range(0, len(questions), AT_ONCE):
+            prompts = [question.text for question in questions[first : first + AT_ONCE]]
+            output = model.generate(prompts, seed=seed + first, output_type="torch", **options)
+            parts.append(output.images)
+            settings = output.settings
+            for _ in prompts:
+                advance()
+    keys = ("num_inference_steps", "solver", "grid", "guidance_scale", "guidance_rescale")
+    return torch.cat(parts), {key: settings[key] for key in keys}
+
+
+def _compared(drawn: dict[str, Mark], true: dict[str, Mark]) -> dict[str, dict[str, float]]:
+    return {
+        kind: {
+            "count": mark.total,
+            "right": mark.share,
+            "ceiling": true[kind].share,
+            "of_ceiling": mark.share / true[kind].share if true[kind].right else 0.0,
+        }
+        for kind, mark in drawn.items()
+    }
+
+
+def _check_words(model: Model, questions: Sequence[Question]) -> None:
+    """Raises UserError where most captions hold words that the model has never seen."""
+    assert model.texts is not None
+    strange = [question for question in questions if model.texts.unknown(question.text)]
+    if 2 * len(strange) > len(questions):
+        raise UserError(f"{model.spec.name} does not know the words of scenes, which this table asks for")

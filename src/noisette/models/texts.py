@@ -1,0 +1,112 @@
+"""How a model hears its prompts: by an encoder of its own, or by one that others have trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from noisette.conditioning.cache import cached
+from noisette.conditioning.pretrained import PretrainedText
+from noisette.conditioning.text import text_cond
+from noisette.conditioning.tokenizer import FILE, Tokenizer
+from noisette.core import Cond
+from noisette.files import cache_folder
+from noisette.nets.text import TextConfig
+
+__all__ = ["LearnedTexts", "PretrainedTexts", "Texts", "fitted", "texts_in"]
+
+
+class Texts(Protocol):
+    """From prompts to a condition, and what can be said of a prompt before."""
+
+    def cond(self, texts: Sequence[str], device: torch.device | str) -> Cond: ...
+    def unknown(self, text: str) -> dict[str, list[str]]: ...
+    def cut(self, text: str) -> str: ...
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class LearnedTexts:
+    """Token ids, for a network that carries its own text encoder."""
+
+    tokenizer: Tokenizer
+
+    def cond(self, texts: Sequence[str], device: torch.device | str) -> Cond:
+        """{"ids" [B, L], "token_mask" [B, L]}."""
+        return text_cond(self.tokenizer, texts, device)
+
+    def unknown(self, text: str) -> dict[str, list[str]]:
+        """Words that training never showed, each with known words that are near."""
+        return self.tokenizer.unknown(text)
+
+    def cut(self, text: str) -> str:
+        """The end of a prompt that the encoder does not see; "" where it sees all."""
+        return self.tokenizer.cut(text)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer beside the weights."""
+        self.tokenizer.save(folder / FILE, overwrite=True)
+
+
+@dataclass(frozen=True)
+class PretrainedTexts:
+    """Embeddings from a frozen encoder, kept on disk: a caption is read once, however many epochs."""
+
+    source: PretrainedText
+    loaded: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)
+
+    def cond(self, texts: Sequence[str], device: torch.device | str) -> Cond:
+        """{"tokens" [B, L, D], and "token_mask" or "pooled" where the encoder has them}."""
+        place = str(device)
+        if place not in self.loaded:
+            encoder: Any = self.source.load(device)
+            self.loaded[place] = cached(encoder, cache_folder() / "texts")
+        return self.loaded[place](texts)
+
+    def unknown(self, text: str) -> dict[str, list[str]]:
+        """{}: such an encoder has read more than a list of words could hold."""
+        return {}
+
+    def cut(self, text: str) -> str:
+        """ "": what its tokenizer cuts is not known before it is loaded."""
+        return ""
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write: the model names the encoder."""
+
+
+def fitted(
+    config: TextConfig | PretrainedText, captions: Iterable[str]
+) -> tuple[TextConfig | PretrainedText, Texts]:
+    """Texts for a model that has none yet: the tokenizer learns its words from ``captions``.
+
+    Returns the config with what the tokenizer decides: its number of tokens, and which of them are marks.
+    """
+    if isinstance(config, PretrainedText):
+        return config, PretrainedTexts(config)
+    tokenizer = Tokenizer.train(captions, config.vocab_size, config.max_position_embeddings)
+    return told_by(tokenizer, config), LearnedTexts(tokenizer)
+
+
+def told_by(tokenizer: Tokenizer, config: TextConfig) -> TextConfig:
+    """A config whose numbers of tokens are the tokenizer's."""
+    return replace(
+        config,
+        vocab_size=tokenizer.vocab_size,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def texts_in(folder: Path, config: TextConfig | PretrainedText | None) -> Texts | None:
+    """The texts of a model folder, None for a model that is told none."""
+    if config is None:
+        return None
+    if isinstance(config, PretrainedText):
+        return PretrainedTexts(config)
+    return LearnedTexts(Tokenizer.load(folder / FILE))

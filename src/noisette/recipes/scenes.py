@@ -1,0 +1,56 @@
+"""Scenes from text, 64 x 64: the latent text-to-image model that ships with noisette. Data: rendered here."""
+
+from __future__ import annotations
+
+from noisette.core import Flow, ScaledTime
+from noisette.models import Defaults, ModelSpec
+from noisette.nets import UNetConfig
+from noisette.nets.text import TextConfig
+from noisette.recipes.scenes_vae import recipe as autoencoder
+from noisette.schedules import FlowMatching
+from noisette.training import LogitNormalTimes, Recipe, ScenesWorld, Simple
+
+text = TextConfig(
+    vocab_size=900,
+    hidden_size=192,
+    intermediate_size=768,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    max_position_embeddings=77,
+)
+
+recipe = Recipe(
+    spec=ModelSpec(
+        name="scenes",
+        net=UNetConfig(
+            in_channels=4,
+            out_channels=4,
+            model_channels=96,
+            channel_mult=(1, 2),
+            num_res_blocks=1,
+            attention_levels=(1,),
+            head_channels=32,
+            context_dim=192,
+            pooled_dim=192,
+            norm_groups=16,
+            scale_shift=True,
+        ),
+        schedule=FlowMatching(),
+        parameterization=Flow(),
+        time=ScaledTime(1000.0),
+        image_size=64,
+        defaults=Defaults(guidance_scale=3.0),
+        text=text,
+        codec=autoencoder.spec.codec,
+    ),
+    objective=Simple(times=LogitNormalTimes()),
+    codec="scenes",
+    world=ScenesWorld(131_072),
+    steps=16_000,
+    batch_size=64,
+    lr=6e-4,
+    warmup=500,
+    decay="cosine",
+    ema=0.9995,
+    sample_every=1000,
+)
