@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from noisette.errors import UserError
+from noisette.hub.spec import build_codec
 from noisette.nets import UNet
 from noisette.recipes import recipe_named, recipe_names
 from noisette.recipes.images import images
-from noisette.training import Recipe
+from noisette.training import AutoencoderRecipe, Recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_builds_its_network(name: str) -> None:
     recipe = recipe_named(name)
-    assert isinstance(recipe, Recipe) and recipe.spec.name == name
+    assert isinstance(recipe, Recipe | AutoencoderRecipe) and recipe.spec.name == name
     with torch.device("meta"):
-        net = UNet(recipe.spec.net)
+        net = recipe.spec.build() if isinstance(recipe, Recipe) else build_codec(recipe.spec.codec)
     assert sum(p.numel() for p in net.parameters()) > 1e6
 
 
