@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noisette.cli.quiz import scenes_figures, show_scenes
+from noisette.cli.quiz import rebuilt_figures, scenes_figures, show_rebuilt, show_scenes
 from noisette.cli.terminal import load_on, progress
 from noisette.errors import UserError
 
@@ -60,12 +60,17 @@ def evaluate(
 ) -> None:
     """Measure a model: accuracy by a judge of digits or a reader of scenes, Frechet distance, bits/dim.
 
-    A text-to-image model is asked for scenes: n pictures of combinations it has seen, and n of others.
+    A text-to-image model is asked for scenes: n pictures of combinations it has seen, and n of others; an
+    autoencoder is given as many to rebuild.
     """
-    from noisette.files import atomic_write, ensure_writable
+    from noisette.files import ensure_writable
 
     if to_json is not None:
         ensure_writable(to_json, overwrite=overwrite)
+    if _is_autoencoder(model):
+        figures = _rebuilt(model, n)
+        _keep(figures, to_json)
+        return show_rebuilt(model, figures)
     loaded = load_on(model, device)
     if bits_per_dim and data is None:
         raise UserError("--bits-per-dim measures real images: give them with --data")
@@ -89,10 +94,33 @@ def evaluate(
         figures |= scenes_figures(loaded, n, seed, options)
     if bits_per_dim and data is not None and real is not None:
         figures |= _bits(loaded, real if split else _held_out(loaded, data, fit, real), seed)
-    if to_json is not None:
-        with atomic_write(to_json) as path:
-            path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _keep(figures, to_json)
     (show_scenes if scenes else _show)(loaded.spec.name, figures)
+
+
+def _keep(figures: Figures, file: Path | None) -> None:
+    from noisette.files import atomic_write
+
+    if file is not None:
+        with atomic_write(file) as path:
+            path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_autoencoder(name: str) -> bool:
+    from noisette.hub import find_model, read_spec
+    from noisette.models import AutoencoderSpec
+
+    return isinstance(read_spec(find_model(name))[0], AutoencoderSpec)
+
+
+def _rebuilt(name: str, n: int) -> Figures:
+    """What an autoencoder loses of scenes."""
+    from noisette.models import Autoencoder
+
+    codec = Autoencoder.load(name)
+    if (codec.spec.codec.in_channels, codec.spec.codec.out_channels) != (3, 3):
+        raise UserError(f"scenes, which autoencoders are measured on, have three channels: {name} has others")
+    return rebuilt_figures(lambda x: codec.decode(codec.encode(x)), n, max(64, codec.spec.image_size))
 
 
 def _draws_scenes(model: Model) -> bool:

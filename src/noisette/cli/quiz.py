@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from noisette.cli.terminal import progress
@@ -48,7 +48,44 @@ def scenes_figures(model: Model, n: int, seed: int, options: dict[str, Any]) -> 
     others = Statistics.of(collect(reader.features, true_pictures(quiz("test", n, ELSEWHERE), size)))
     figures["frechet"] = frechet_distance(statistics["test true"], statistics["test drawn"])
     figures["frechet_floor"] = frechet_distance(statistics["test true"], others)
+    if model.codec is not None:
+        figures["autoencoder"] = rebuilt_figures(lambda x: model.decode(model.encode(x)), n, size)
     return figures
+
+
+def rebuilt_figures(rebuild: Callable[[Tensor], Tensor], n: int, size: int) -> dict[str, Any]:
+    """What an autoencoder loses of n true pictures of unseen scenes: PSNR in dB, SSIM, the reader's marks."""
+    import torch
+
+    from noisette.metrics import Statistics, collect, frechet_distance, psnr, ssim
+    from noisette.scenes.quiz import mark, quiz, true_pictures
+    from noisette.scenes.reader import Reader
+
+    reader, questions = Reader.load(), quiz("test", n)
+    real = true_pictures(questions, size)
+    back = torch.cat([rebuild(part).clamp(-1, 1).cpu() for part in real.split(AT_ONCE)])
+    features = [Statistics.of(collect(reader.features, images)) for images in (real, back)]
+    return {
+        "psnr": float(psnr(back, real).mean()),
+        "ssim": float(ssim(back, real).mean()),
+        "frechet": frechet_distance(*features),
+        "marks": _compared(mark(back, questions, reader), mark(real, questions, reader)),
+    }
+
+
+def show_rebuilt(name: str, figures: dict[str, Any]) -> None:
+    """The figures of an autoencoder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(name, "rebuilt", "true", box=None)
+    for kind, marks in figures["marks"].items():
+        table.add_row(f"{kind} ({marks['count']})", f"{marks['right']:.1%}", f"{marks['ceiling']:.1%}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f}, frechet {figures['frechet']:.3g}"
+    )
 
 
 def show_scenes(name: str, figures: dict[str, Any]) -> None:
@@ -65,9 +102,11 @@ def show_scenes(name: str, figures: dict[str, Any]) -> None:
         )
         table.add_row(f"{kind} ({marks[0][kind]['count']})", *cells)
     console.print(table)
-    rest = {key: value for key, value in figures.items() if key not in SPLITS}
+    rest = {key: value for key, value in figures.items() if key not in (*SPLITS, "autoencoder")}
     words = (f"{value:.4g}" if isinstance(value, float) else value for value in rest.values())
     console.print(", ".join(f"{key.replace('_', ' ')} {word}" for key, word in zip(rest, words, strict=True)))
+    if "autoencoder" in figures:
+        show_rebuilt("the autoencoder alone", figures["autoencoder"])
 
 
 def _drawn(
