@@ -22,6 +22,7 @@ PACKAGES = (
     "denoising-diffusion-pytorch",
     "ema-pytorch",
     "smalldiffusion",
+    "transformers",
     "torch-ema",
     "diffusers",
     "accelerate",

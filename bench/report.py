@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import machine
 from bench.scenes import NO_GPU
+from bench.text_to_image import GOAL, PEER, PROMPT, SCENES, TWIN
 from noisette.files import atomic_write
 
 PAGE = Path(__file__).parent / "RESULTS.md"
@@ -21,7 +22,8 @@ def main() -> None:
         "Written by `make bench` from the numbers in `bench/results/`; ratios first, goals beside them.",
         "",
     ]
-    lines += [*_summary(), *_quality(), *_throughput(), *_scenes(), *_startup(), *_machines()]
+    lines += [*_summary(), *_quality(), *_throughput(), *_scenes(), *_text_to_image()]
+    lines += [*_startup(), *_machines()]
     if NOTES.exists():  # what the numbers do not say, written by whoever ran them
         lines += ["", NOTES.read_text(encoding="utf-8")]
     with atomic_write(PAGE) as path:
@@ -44,6 +46,8 @@ def _summary() -> Iterator[str]:
         rows.append(("cold `noisette sample`, process start to PNG", f"{cold:.1f} s", "", ""))
     if scenes := machine.read("scenes"):
         rows += _scene_rates(scenes)
+    if drawn := machine.read("text_to_image"):
+        rows += _text_to_image_ratios(drawn)
     yield from _table(("measured", "value", "goal", "met"), rows)
 
 
@@ -101,6 +105,16 @@ def _scene_rates(scenes: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield f"{words}, GPU", NO_GPU, "at least 10,000", ""
     size, largest = list(scenes["sizes"].items())[-1]
     yield f"time per pixel of a scene at {size} px over 64 px", f"{largest['over_smallest']:.2f}", "", ""
+
+
+def _text_to_image_ratios(drawn: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    ours, theirs = (drawn["cold"][name]["median"] for name in (SCENES, PEER))
+    cold = f"cold `noisette generate`, process start to PNG of {drawn['size']} px"
+    yield cold, f"{ours:.1f} s ({PEER} {theirs:.1f} s)", f"at most {GOAL:g} s", _met(ours <= GOAL)
+    for row in drawn["rows"]:
+        rates = [row["entrants"][name]["images_per_second"] for name in (TWIN, PEER)]
+        words = f"images/s from sentences over {PEER}', {row['precision']}, batch {row['batch']}"
+        yield words, f"{row['ratio']:.2f} ({rates[0]:.2f} : {rates[1]:.2f})", "", ""
 
 
 def _quality() -> Iterator[str]:
@@ -223,6 +237,45 @@ def _scenes() -> Iterator[str]:
     yield from _table(("size", "time per pixel", "over the smallest"), rows)
 
 
+def _text_to_image() -> Iterator[str]:
+    drawn = machine.read("text_to_image")
+    if drawn is None:
+        return
+    yield from ("## Pictures from sentences", "")
+    size, steps, scale = drawn["size"], drawn["steps"], drawn["guidance_scale"]
+    yield (
+        f"{size} px in {steps} steps of DPM-Solver++ with guidance {scale:g}, one call of the network a step "
+        f"on both halves; {TWIN} and {PEER} (its StableDiffusionPipeline) with networks of equal shape and "
+        "random weights, the nearest to `scenes` that both can build: an autoencoder that folds no pixels, "
+        "no pooled vector. Below them noisette with the shape of `scenes` itself. Medians of "
+        f"{drawn['repeats']} turns that alternate between them in one process; text encoder, decoder and all "
+        "else that a batch needs once are beside the network."
+    )
+    yield ""
+    rows = [
+        (
+            name,
+            row["precision"],
+            str(row["batch"]),
+            f"{took['images_per_second']:.2f}",
+            f"{took['ms_per_call']:.1f} ms",
+            f"{took['beside_network_ms']:.0f} ms",
+        )
+        for row in drawn["rows"]
+        for name, took in row["entrants"].items()
+    ]
+    yield from _table(("library", "precision", "batch", "images/s", "network call", "beside it"), rows)
+    sizes = [(name, *(f"{parts[k]:,}" for k in _PARTS)) for name, parts in drawn["parameters"].items()]
+    yield from _table(("parameters", *_PARTS), sizes)
+    yield f"From the start of a process to a PNG of `{PROMPT}`, weights read from a local folder:"
+    yield ""
+    rows = [(name, f"{row['median']:.2f} s") for name, row in drawn["cold"].items()]
+    yield from _table(("fresh process", "median"), rows)
+
+
+_PARTS = ("text", "network", "encoder", "decoder")
+
+
 def _startup() -> Iterator[str]:
     startup = machine.read("startup")
     if startup is None:
@@ -242,14 +295,16 @@ def _startup() -> Iterator[str]:
 
 def _machines() -> Iterator[str]:
     yield from ("## Where", "")
-    for name in ("quality", "throughput", "scenes", "startup"):
+    for name in ("quality", "throughput", "scenes", "text_to_image", "startup"):
         result = machine.read(name) or {}
         found = [run["machine"] for run in result.get("runs", {}).values()] or [result.get("machine")]
         for facts in {_where(facts): facts for facts in found if facts}:
             yield f"- {name}: {facts}"
-    latest = [r["machine"]["versions"] for name in ("throughput", "startup") if (r := machine.read(name))]
-    if latest:
-        yield from ("", ", ".join(f"{name} {version}" for name, version in latest[-1].items()) + ".")
+    versions: dict[str, str] = {}
+    for name in ("text_to_image", "throughput", "startup"):  # the last of them has the last word
+        versions |= (machine.read(name) or {"machine": {"versions": {}}})["machine"]["versions"]
+    if versions:
+        yield from ("", ", ".join(f"{name} {version}" for name, version in versions.items()) + ".")
 
 
 def _where(facts: dict[str, Any]) -> str:
