@@ -12,7 +12,7 @@ from noisette.errors import UserError
 CHUNK = 1024
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
+def squared_distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     """Squared distances of CHUNK rows of a [N, D] at a time to all of b [M, D]; exactly 0 for equal rows."""
     norms = b.square().sum(1)
     for rows in a.split(CHUNK):
@@ -23,7 +23,7 @@ def _squared_distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
 
 def _radii(points: Tensor, k: int) -> Tensor:
     """Squared distance [N] of every point to its k-th nearest neighbour, itself not counted."""
-    nearest = [squares.topk(k + 1, largest=False).values for squares in _squared_distances(points, points)]
+    nearest = [squares.topk(k + 1, largest=False).values for squares in squared_distances(points, points)]
     return torch.cat(nearest)[:, -1]
 
 
@@ -40,7 +40,7 @@ def _prepare(real: Tensor, fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _covered(points: Tensor, centres: Tensor, radii: Tensor) -> float:
     """Fraction of points that lie in at least one ball."""
-    inside = [(squares <= radii).any(1) for squares in _squared_distances(points, centres)]
+    inside = [(squares <= radii).any(1) for squares in squared_distances(points, centres)]
     return torch.cat(inside).double().mean().item()
 
 
@@ -62,6 +62,6 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
     Raises UserError when a set has at most k vectors. Source: arXiv:2002.09797, Eqs. 4 and 5.
     """
     real, fake = _prepare(real, fake, k)
-    chunks = zip(_squared_distances(real, fake), _radii(real, k).split(CHUNK), strict=True)
+    chunks = zip(squared_distances(real, fake), _radii(real, k).split(CHUNK), strict=True)
     holding = torch.cat([(squares <= radii[:, None]).sum(1) for squares, radii in chunks])
     return holding.sum().item() / (k * len(fake)), (holding > 0).double().mean().item()
