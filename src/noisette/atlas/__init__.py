@@ -13,7 +13,7 @@ from noisette.errors import UserError
 
 __all__ = ["PAGES", "page_named"]
 
-PAGES = ("ddim", "scenes")
+PAGES = ("ddim", "guidance", "scenes")
 """The pages there are."""
 
 

@@ -1,0 +1,84 @@
+"""Three text encoders before one U-Net: a bag of words, a small transformer and a larger one.
+
+``python -m noisette.atlas.guidance.encoders OUT --steps N`` trains a model with each, one after the other, on
+the same scenes in the same order, into OUT/bag, OUT/small and OUT/large; ``noisette atlas guidance --encoders
+OUT`` compares them. Stopped and started again it goes on where it was. It takes as long as three trainings
+of the recipe `scenes` of so many steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from noisette.errors import UserError
+from noisette.nets.text import TextConfig
+from noisette.recipes.scenes import recipe as scenes
+from noisette.training import Recipe, fit
+from noisette.training.checkpoint import checkpoint_folders
+from noisette.training.folder import CHECKPOINTS
+
+__all__ = ["recipes", "train"]
+
+SMALL, LARGE = 1, 6
+"""Layers of the two transformers. All three are equally wide, so that the U-Net is the same to a weight."""
+
+STEPS = 8000
+
+
+def recipes(steps: int, base: Recipe = scenes) -> dict[str, Recipe]:
+    """The recipe ``base`` with each of the text encoders, for so many steps. Raises UserError."""
+    text = base.spec.text
+    if not isinstance(text, TextConfig):
+        raise UserError(f"{base.spec.name} does not train its text encoder: there is nothing to exchange")
+    encoders = {
+        "bag": replace(text, num_hidden_layers=0, positions=False),
+        "small": replace(text, num_hidden_layers=SMALL, positions=True),
+        "large": replace(text, num_hidden_layers=LARGE, positions=True),
+    }
+    return {
+        name: replace(
+            base,
+            spec=replace(base.spec, name=f"{base.spec.name}-{name}", text=encoder),
+            steps=steps,
+            warmup=min(base.warmup, steps // 10),
+        )
+        for name, encoder in encoders.items()
+    }
+
+
+def train(out: str | os.PathLike[str], steps: int = STEPS, base: Recipe = scenes) -> bool:
+    """Train what is not trained yet in ``out``; False when asked to stop before the end.
+
+    Raises UserError where ``out`` holds something else, or runs of another recipe or number of steps.
+    """
+    for name, recipe in recipes(steps, base).items():
+        folder = Path(out) / name
+        begun = bool(checkpoint_folders(folder / CHECKPOINTS))
+        # Stopped before its first checkpoint, a run has nothing to go on from, and begins anew.
+        fresh = not begun and (folder / "recipe.json").exists()
+        if fit(recipe, None, folder, resume=begun, overwrite=fresh).interrupted:
+            return False
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 130 when it was interrupted, 2 for what cannot be done."""
+    parser = argparse.ArgumentParser("python -m noisette.atlas.guidance.encoders", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("out", type=Path, help="the folder of the three runs")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of each training; default {STEPS}")
+    parser.add_argument("--codec", help="the model whose autoencoder is used; default scenes")
+    asked = parser.parse_args(arguments)
+    base = scenes if asked.codec is None else replace(scenes, codec=asked.codec)
+    try:
+        return 0 if train(asked.out, asked.steps, base) else 130
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
