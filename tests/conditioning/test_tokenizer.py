@@ -248,3 +248,13 @@ def test_a_damaged_clip_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordLevel", "vocab": {}}}')
     with pytest.raises(UserError, match="neither a tokenizer of noisette's nor one of CLIP's"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_gets_to_know_words_without_changing_an_id() -> None:
+    plain = Tokenizer.train(["a red cube"] * 2, 600, 12)
+    more = plain.knowing(["a Grinning face!", "a red cube"])
+    assert plain.unknown("a grinning cube").keys() == {"grinning"}
+    assert not more.unknown("a grinning cube, a red face")
+    assert set(plain.words) < set(more.words)
+    assert more.tokens == plain.tokens
+    assert more("a grinning cube")[0].tolist() == plain("a grinning cube")[0].tolist()

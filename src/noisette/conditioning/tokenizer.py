@@ -8,7 +8,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +95,11 @@ class Tokenizer:
         tokens = dict.fromkeys([*base, *(left + right for left, right in merges), BOS, EOS])
         words = {word for text in set(texts) for word in _words(engine, text)}
         return cls(tuple(tokens), merges, max_length, pad, tuple(sorted(words)))
+
+    def knowing(self, texts: Iterable[str]) -> Tokenizer:
+        """The same tokenizer, whose `words` are those of the texts too: what a model goes on to learn."""
+        words = {word for text in set(texts) for word in _words(self._engine, without_surrogates(text))}
+        return replace(self, words=tuple(sorted(words.union(self.words))))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:

@@ -23,6 +23,7 @@ __all__ = ["LearnedTexts", "PretrainedTexts", "Texts", "fitted", "texts_in"]
 class Texts(Protocol):
     """From prompts to a condition, and what can be said of a prompt before."""
 
+    def knowing(self, captions: Iterable[str]) -> Texts: ...
     def cond(self, texts: Sequence[str], device: torch.device | str) -> Cond: ...
     def unknown(self, text: str) -> dict[str, list[str]]: ...
     def cut(self, text: str) -> str: ...
@@ -34,6 +35,10 @@ class LearnedTexts:
     """Token ids, for a network that carries its own text encoder."""
 
     tokenizer: Tokenizer
+
+    def knowing(self, captions: Iterable[str]) -> LearnedTexts:
+        """The same, for a model that goes on to learn from these captions."""
+        return LearnedTexts(self.tokenizer.knowing(captions))
 
     def cond(self, texts: Sequence[str], device: torch.device | str) -> Cond:
         """{"ids" [B, L], "token_mask" [B, L]}."""
@@ -58,6 +63,10 @@ class PretrainedTexts:
 
     source: PretrainedText
     loaded: dict[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)
+
+    def knowing(self, captions: Iterable[str]) -> PretrainedTexts:
+        """Itself: it keeps no list of words."""
+        return self
 
     def cond(self, texts: Sequence[str], device: torch.device | str) -> Cond:
         """{"tokens" [B, L, D], and "token_mask" or "pooled" where the encoder has them}."""

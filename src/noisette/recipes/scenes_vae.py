@@ -9,8 +9,8 @@ from noisette.training import AutoencoderRecipe, Reconstruction, ScenesWorld
 recipe = AutoencoderRecipe(
     spec=AutoencoderSpec(
         name="scenes-vae",
-        # Folding 4 x 4 pixels into channels spares the layers at full resolution, which cost most on a CPU: at
-        # equal time it came out 1.2 dB ahead of folding 2 x 2 with a level more.
+        # Folding 4 x 4 pixels into channels spares the layers at full resolution, which cost most on a CPU:
+        # at equal time it came out 1.2 dB ahead of folding 2 x 2 with a level more.
         # No attention: the decoder is local, so that panoramas and tiles come out alike.
         codec=AutoencoderKLConfig(
             block_out_channels=(120,),

@@ -19,7 +19,7 @@ from noisette.models.texts import Texts, fitted
 from noisette.nets.vae import Codec
 from noisette.scenes.dataset import SceneDataset
 from noisette.training.draws import Draws
-from noisette.training.kept import cores, kept
+from noisette.training.kept import KeptImages, cores, kept
 from noisette.training.recipe import Recipe
 from noisette.training.report import working
 from noisette.training.samples import SHOWN, sample_grid
@@ -61,8 +61,8 @@ class Denoising:
             if self.start is None:
                 text, self.texts = fitted(self.spec.text, captions)
                 self.spec = replace(self.spec, text=text)
-            else:
-                self.texts = self.start.texts
+            elif self.start.texts is not None:
+                self.texts = self.start.texts.knowing(captions)
         return data
 
     def build(self) -> nn.Module:
@@ -120,6 +120,8 @@ def captions_of(data: Images) -> list[str]:
     """Captions of the data, from the first image on. Raises UserError where there are none."""
     found: list[str] = []
     count = min(len(data), MOST_CAPTIONS)
+    if isinstance(data, KeptImages) and "text" in data.told:
+        return list(data.told["text"])
     if isinstance(data, SceneDataset):
         return [data.text(i) for i in range(count)]  # without drawing a picture
     for first in range(0, count, 256):
