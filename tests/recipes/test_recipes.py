@@ -44,7 +44,7 @@ def test_the_recipe_for_any_folder_has_many_sizes(size: int) -> None:
 
 
 def test_an_unknown_name_gets_the_list_and_the_closest() -> None:
-    with pytest.raises(UserError, match=r"did you mean 'digits'.*cifar10, digits, images"):
+    with pytest.raises(UserError, match=r"did you mean 'digits'.*cifar10, digits, emoji, images, scenes"):
         recipe_named("digit")
     with pytest.raises(UserError, match=r"there is no recipe '\.\./images'"):
         recipe_named("../images")

@@ -73,7 +73,7 @@ class PretrainedTexts:
         place = str(device)
         if place not in self.loaded:
             encoder: Any = self.source.load(device)
-            self.loaded[place] = cached(encoder, cache_folder() / "texts")
+            self.loaded[place] = cached(encoder, cache_folder() / "texts", half=True)
         return self.loaded[place](texts)
 
     def unknown(self, text: str) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Emoji from their names, 64 x 64, on white. Data: a folder of emoji with names in metadata.jsonl, such as Noto's.
+"""Emoji from their names, 64 x 64, on white. Data: a folder with names in metadata.jsonl, such as Noto's.
 
 A few thousand pictures are few: by the end the network has seen each many times, and its samples must be held
 against them (`noisette.metrics.copies`).

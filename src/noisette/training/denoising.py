@@ -51,7 +51,7 @@ class Denoising:
                 f"{data.origin}: the classes are {data.labels}, but {self.name} learns {self.labels}"
             )
         if self.spec.codec is not None:
-            self.codec = load_codec(self.recipe.codec or self.recipe.start or "").to(self.device)
+            self.codec = load_codec(self.recipe.start or self.recipe.codec or "").to(self.device)
             self.spec = replace(self.spec, codec=self.codec.config)
             with working("encoding images") as progress:
                 data = kept(data, codec=self.codec, workers=cores(), progress=progress)

@@ -95,7 +95,7 @@ class Recipe(Plan):
     ``spec`` says what is trained, and with it the size, channels, class names or captions that images need.
     ``cond_dropout`` is the share of labels or captions left out, which classifier-free guidance needs. A
     latent model takes its autoencoder, which is not trained, from the model named by ``codec``; its latents
-    are kept on disk. ``start`` names a model whose weights the training starts from.
+    are kept on disk. ``start`` names a model whose weights, and whose autoencoder, training starts from.
     """
 
     spec: ModelSpec
