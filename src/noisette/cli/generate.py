@@ -23,7 +23,7 @@ from noisette.errors import UserError
 EPILOG = """\b
 Examples:
   noisette generate "a small red cube left of a shiny blue sphere, at night" -o cube.png
-  noisette generate "two green cones in a pencil sketch" -n 16 --grid --seed 0 -o sheet.png
+  noisette generate "a pencil sketch of a green cone" -n 16 --grid --seed 0 -o sheet.png
   noisette generate --from cube.png --guidance-scale 3 -o weaker.png
   noisette generate --prompts prompts.txt -n 4 -o pictures/
   torchrun --nproc-per-node 4 -m noisette generate --prompts prompts.txt -o pictures/

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from noisette.scenes.quiz import Mark, Question
 
 AT_ONCE = 50
-SPLITS = {"test": "seen combinations", "novel": "held-out combinations"}
+SPLITS = {"test": "seen", "novel": "held out"}
+"""Of combinations of shape and color, and of how two such objects stand."""
+
 ELSEWHERE = 3_000_000
 """The seed from which the true pictures are taken that give the distance its floor."""
 
@@ -94,7 +96,7 @@ def show_scenes(name: str, figures: dict[str, Any]) -> None:
     from rich.table import Table
 
     console, marks = Console(), [figures[split] for split in SPLITS]
-    titles = [word for title in SPLITS.values() for word in (title, "reader's ceiling", "of it")]
+    titles = [word for title in SPLITS.values() for word in (title, "ceiling", "of it")]
     table = Table(name, *titles, box=None)
     for kind in marks[0]:
         cells = (
