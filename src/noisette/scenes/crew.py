@@ -9,6 +9,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 from noisette.errors import UserError
 
-__all__ = ["keep_memory", "share_out"]
+__all__ = ["cores", "keep_memory", "share_out"]
 
 Work = Callable[..., None]
 """work(*arguments, number, advance): does one number of the list, and calls advance(n) for n steps of it."""
@@ -41,13 +42,14 @@ def share_out(
     if workers is not None and workers < 1:
         raise UserError(f"workers: at least one does the work, not {workers}")
     report(0)
-    count = min(workers or _cores(), len(numbers))
+    count = min(workers or cores(), len(numbers))
     if count > 1:
         _in_processes(work, arguments, numbers, count, report)
     else:
         _here(work, arguments, numbers, report)
 
 
+@cache
 def keep_memory() -> None:
     """Have this process keep the memory of arrays it is done with for the next ones (GNU's C library only).
 
@@ -60,7 +62,8 @@ def keep_memory() -> None:
         library.mallopt(trim_threshold, 2**31 - 1)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many processes may work at once: one for each core that is ours."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

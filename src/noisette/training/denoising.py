@@ -17,9 +17,10 @@ from noisette.errors import UserError
 from noisette.models import Model, load_codec
 from noisette.models.texts import Texts, fitted
 from noisette.nets.vae import Codec
+from noisette.scenes.crew import cores
 from noisette.scenes.dataset import SceneDataset
 from noisette.training.draws import Draws
-from noisette.training.kept import KeptImages, cores, kept
+from noisette.training.kept import KeptImages, kept
 from noisette.training.recipe import Recipe
 from noisette.training.report import working
 from noisette.training.samples import SHOWN, sample_grid

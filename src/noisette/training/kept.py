@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -131,11 +130,6 @@ def kept(
     told = {name: [item for _, rows in parts for item in rows[name]] for name in parts[0][1]}
     kind = KeptScenes if "scene" in told else KeptImages
     return kind(data.origin, images, told, data.labels, fingerprint)
-
-
-def cores() -> int:
-    """How many processes may read or render at once: one for each core that is ours."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fingerprint_of(data: Images, codec: Codec | None) -> str:

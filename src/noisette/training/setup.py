@@ -12,9 +12,10 @@ import torch
 
 from noisette.data import Images, loader, open_dataset
 from noisette.errors import UserError
+from noisette.scenes.crew import cores
 from noisette.training.draws import Draws, mix
 from noisette.training.ema import EMA
-from noisette.training.kept import cores, kept
+from noisette.training.kept import kept
 from noisette.training.recipe import AutoencoderRecipe, Plan
 from noisette.training.report import working
 from noisette.training.state import TrainState
@@ -104,18 +105,17 @@ def batches(state: TrainState, device: torch.device, rank: int = 0) -> Generator
 
 def _opened(recipe: Plan, task: Task, data: str | os.PathLike[str] | Images | None) -> Images:
     """The data of a run, those of the recipe where none are given. Raises UserError where there are none."""
-    if data is None and recipe.world is None:
-        raise UserError(f"{task.name} learns from images: name a folder of them, or another data set")
     channels: Any = task.pictures_shape[0]
     size = task.pictures_shape[-1]
-    if data is None and recipe.world is not None:
+    if data is None:
+        if recipe.world is None:
+            raise UserError(f"{task.name} learns from images: name a folder of them, or another data set")
         data = recipe.world.open(size)
         if recipe.world.count:
             with working("rendering scenes") as progress:
                 data = kept(data, workers=cores(), progress=progress)
-    if isinstance(data, str | os.PathLike):
+    elif isinstance(data, str | os.PathLike):
         data = open_dataset(Path(data), size=size, channels=channels, fit=recipe.fit, labels=task.labels)
-    assert data is not None
     if tuple(data.shape) != task.pictures_shape:
         shapes = f"images are {tuple(data.shape)}, but {task.name} draws {task.pictures_shape}"
         raise UserError(f"{data.origin}: {shapes}")
