@@ -87,11 +87,11 @@ class Denoising:
 
     def pictures(self) -> Tensor:
         """A grid of samples, always from the same noise and, where there are captions, for the same ones."""
-        return sample_grid(self._model({}), prompts=self.prompts)
+        return sample_grid(self.finished({}), prompts=self.prompts)
 
     def finished(self, notes: Mapping[str, str | int | float]) -> Model:
         """The model as it now is."""
-        return self._model(notes)
+        return Model.new(self.spec, self.net, notes, codec=self.codec, texts=self.texts)
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """What the objective remembers, if it does."""
@@ -103,9 +103,6 @@ class Denoising:
         history = getattr(self.recipe.objective, "history", None)
         if history is not None:
             history.load_state_dict(dict(state))
-
-    def _model(self, notes: Mapping[str, str | int | float]) -> Model:
-        return Model.new(self.spec, self.net, notes, codec=self.codec, texts=self.texts)
 
     def _cond(self, batch: Mapping[str, Any], draws: Draws) -> Cond:
         """What the network is told of a batch, some of it left out."""
