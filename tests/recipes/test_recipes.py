@@ -23,14 +23,16 @@ def test_every_recipe_builds_its_network(name: str) -> None:
 
 
 def test_digits_fit_into_the_package() -> None:
+    config = recipe_named("digits").spec.net
     with torch.device("meta"):
-        net = UNet(recipe_named("digits").spec.net)
+        net = UNet(config)
     assert sum(p.numel() for p in net.parameters()) <= 2_000_000  # 4 MB in float16
 
 
 def test_cifar10_is_the_network_of_ddpm() -> None:
+    config = recipe_named("cifar10").spec.net
     with torch.device("meta"):
-        net = UNet(recipe_named("cifar10").spec.net)
+        net = UNet(config)
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(35.7e6, rel=0.005)
 
 

@@ -189,6 +189,42 @@ def test_it_learns_to_give_back(data: KeptImages, tmp_path: Path) -> None:
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
+@pytest.mark.parametrize("codec", [KL, VQ], ids=["kl", "vq"])
+def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(
+    codec: Any, data: KeptImages, tmp_path: Path
+) -> None:
+    images = data.fetch(range(len(data)))["image"]
+    first = replace(RECIPE, spec=replace(RECIPE.spec, codec=codec))
+    fit(first, data, tmp_path / "first")
+    before = Autoencoder.load(tmp_path / "first")
+    losses: list[float] = []
+    more = replace(
+        first,
+        start=str(tmp_path / "first"),
+        freeze_encoder=True,
+        objective=Reconstruction(perceptual=0.1, adversarial=0),
+        steps=40,
+        lr=4e-3,
+        weight_decay=0.1,  # which moves what an optimizer holds, gradient or not
+    )
+    fit(more, data, tmp_path / "more", on_step=lambda s: losses.append(float(s.loss)))
+    after = Autoencoder.load(tmp_path / "more")
+    assert after.spec.codec == before.spec.codec
+    assert torch.equal(after.encode(images), before.encode(images))
+    for name, value in after.codec.state_dict().items():
+        moves = name.startswith("decoder.")
+        assert torch.equal(value, before.codec.state_dict()[name]) != moves, name
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_training_goes_on_from_an_autoencoder(data: KeptImages, tmp_path: Path) -> None:
+    fit(RECIPE, data, tmp_path / "first")
+    before = Autoencoder.load(tmp_path / "first").codec
+    net = begin(replace(RECIPE, start=str(tmp_path / "first")), data).net
+    for name, value in net.codec.named_parameters():  # pyright: ignore
+        assert value.requires_grad and torch.equal(value, before.state_dict()[name]), name
+
+
 @pytest.mark.parametrize(("count", "size"), [(5, (70, 34)), (12, (142, 34)), (20, (142, 70))])
 def test_originals_stand_above_what_came_back(count: int, size: tuple[int, int]) -> None:
     data = pictures(count)
@@ -210,6 +246,13 @@ def test_noise_and_steps_decide_the_loss_and_nothing_else(data: KeptImages) -> N
     assert torch.equal(early, state.task.loss(state.net, again, more, 2))
     again, more = next(batches(begin(RECIPE, data), torch.device("cpu")))
     assert state.task.loss(state.net, again, more, 3) != early  # the adversary has entered
+
+
+def test_another_autoencoder_is_no_start(data: KeptImages, tmp_path: Path) -> None:
+    fit(RECIPE, data, tmp_path / "first")
+    wider = replace(RECIPE, spec=replace(RECIPE.spec, codec=replace(KL, latent_channels=3)))
+    with pytest.raises(UserError, match="another autoencoder than tiny-vae"):
+        fit(replace(wider, start=str(tmp_path / "first")), data, tmp_path / "other")
 
 
 def test_a_recipe_brings_its_world(tmp_path: Path, own_cache: Path) -> None:
@@ -236,6 +279,7 @@ def test_a_recipe_brings_its_world(tmp_path: Path, own_cache: Path) -> None:
         (lambda: Reconstruction(kl=-1.0), "not negative"),
         (lambda: AutoencoderSpec("odd", KL, 15), "sides divisible by 2"),
         (lambda: replace(RECIPE, lr=0.0), "lr must be positive"),
+        (lambda: replace(RECIPE, freeze_encoder=True), "name the autoencoder it is from"),
     ],
 )
 def test_what_does_not_fit_is_told(change: Callable[[], Any], message: str) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from noisette.data import Images
+from noisette.errors import UserError
 from noisette.hub.spec import build_codec
-from noisette.models import Autoencoder
+from noisette.models import Autoencoder, load_codec
 from noisette.nets.gan import PatchDiscriminator
 from noisette.nets.vae import Codec, calibrated
 from noisette.training.draws import Draws
@@ -39,9 +40,11 @@ class Autoencoding:
         return data
 
     def build(self) -> nn.Module:
-        """The autoencoder and its adversary, with random weights."""
-        objective = self.recipe.objective
-        self.codec: Codec = build_codec(self.recipe.spec.codec)
+        """The autoencoder, with random weights or those training starts from, and its adversary."""
+        recipe, objective = self.recipe, self.recipe.objective
+        self.codec: Codec = build_codec(recipe.spec.codec) if recipe.start is None else _started(recipe)
+        if recipe.freeze_encoder:
+            self.codec.requires_grad_(False).decoder.requires_grad_(True)
         adversary = PatchDiscriminator(objective.adversary) if objective.adversarial else None
         self.net = Contest(self.codec, adversary)
         return self.net
@@ -67,11 +70,15 @@ class Autoencoding:
 
     @torch.no_grad()
     def finished(self, notes: Mapping[str, str | int | float]) -> Autoencoder:
-        """The autoencoder, its latents scaled to unit variance as measured on up to 1,024 images."""
-        count = min(MEASURED, len(self.data))
-        parts = (range(first, min(first + AT_ONCE, count)) for first in range(0, count, AT_ONCE))
-        latents = torch.cat([self.codec.mode(self._images(part)) for part in parts])
-        self.codec.config = calibrated(self.codec.config, latents, shift=True)
+        """The autoencoder, its latents scaled to unit variance as measured on up to 1,024 images.
+
+        Those of a frozen encoder keep their scale.
+        """
+        if not self.recipe.freeze_encoder:
+            count = min(MEASURED, len(self.data))
+            parts = (range(first, min(first + AT_ONCE, count)) for first in range(0, count, AT_ONCE))
+            latents = torch.cat([self.codec.mode(self._images(part)) for part in parts])
+            self.codec.config = calibrated(self.codec.config, latents, shift=True)
         return Autoencoder(replace(self.recipe.spec, codec=self.codec.config), self.codec, notes)
 
     def state_dict(self) -> Mapping[str, Tensor]:
@@ -83,3 +90,14 @@ class Autoencoding:
 
     def _images(self, indices: Sequence[int]) -> Tensor:
         return self.data.fetch(indices)["image"].to(self.codec.decoder.conv_out.weight.device)
+
+
+def _started(recipe: AutoencoderRecipe) -> Codec:
+    """The autoencoder a run starts from, ready to learn. Raises UserError for one of another shape."""
+    codec, wanted = load_codec(recipe.start or ""), recipe.spec.codec
+    scale = (wanted.scaling_factor, wanted.shift_factor)
+    if replace(codec.config, scaling_factor=scale[0], shift_factor=scale[1]) != wanted:
+        raise UserError(
+            f"{recipe.start} has another autoencoder than {recipe.spec.name}: training cannot start from it"
+        )
+    return codec.train().requires_grad_(True)

@@ -124,14 +124,22 @@ class Recipe(Plan):
 class AutoencoderRecipe(Plan):
     """How to train the autoencoder of a latent diffusion model: ``spec`` says which, ``objective`` for what.
 
-    Raises UserError where the parts do not fit each other.
+    ``start`` names an autoencoder, or a model with one, whose weights training starts from. With
+    ``freeze_encoder`` only the decoder learns: latents stay what they were, and so every diffusion model
+    that was trained on them still fits. Raises UserError where the parts do not fit each other.
     """
 
     spec: AutoencoderSpec
     objective: Reconstruction
+    start: str | None = None
+    freeze_encoder: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(
+            bool(self.start) or not self.freeze_encoder,
+            f"{self.spec.name} has a frozen encoder: name the autoencoder it is from, start='scenes'",
+        )
         codec, size, adversary = self.spec.codec, self.spec.image_size, self.objective.adversary
         if self.objective.perceptual:
             _require(

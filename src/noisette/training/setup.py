@@ -82,8 +82,9 @@ def begin(
     torch.manual_seed(mix(recipe.seed, "weights"))
     net = task.build().to(device, memory_format=_layout(recipe, device))  # pyright: ignore
     net.gradient_checkpointing = recipe.gradient_checkpointing  # pyright: ignore[reportArgumentType]
+    learning = [weight for weight in net.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
-        net.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+        learning, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
     return TrainState(recipe, task, EMA(net, recipe.ema), optimizer, batches)
 
