@@ -42,6 +42,10 @@ class Painter:
         return Output(images, tuple(range(len(prompts))), None, {**settings, "guidance_rescale": 0.0})
 
 
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
 def figures_of(**options: Any) -> dict[str, Any]:
     return scenes_figures(Painter(**options), COUNT, 0, {})  # pyright: ignore[reportArgumentType]
 
@@ -85,3 +89,5 @@ def test_an_autoencoder_is_evaluated_by_itself(tmp_path: Path, capsys: pytest.Ca
     assert main(["evaluate", str(tmp_path / "small"), "-n", "4", "--json", str(file)]) == 0
     assert "PSNR" in capsys.readouterr().out
     assert '"psnr"' in file.read_text()
+    assert main(["evaluate", str(tmp_path / "small"), "--steps", "9", "--data", str(tmp_path)]) == 2
+    assert "is an autoencoder, which rebuilds scenes: leave --data, --steps out" in told(capsys)

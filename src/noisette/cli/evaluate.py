@@ -68,6 +68,10 @@ def evaluate(
     if to_json is not None:
         ensure_writable(to_json, overwrite=overwrite)
     if _is_autoencoder(model):
+        drawing = {"--data": data, "--split": split, "--steps": steps, "--solver": solver, "--grid": grid}
+        drawing |= {"--guidance-scale": guidance_scale, "--bits-per-dim": bits_per_dim or None, "--fit": fit}
+        if meant := [name for name, value in drawing.items() if value is not None]:
+            raise UserError(f"{model} is an autoencoder, which rebuilds scenes: leave {', '.join(meant)} out")
         figures = _rebuilt(model, n)
         _keep(figures, to_json)
         return show_rebuilt(model, figures)
