@@ -36,10 +36,10 @@ class Painter:
             pictures = pictures.roll(1, 0)
         self.pictures = {q.text: picture for q, picture in zip(questions, pictures, strict=True)}
 
-    def generate(self, prompts: list[str], *, seed: int, output_type: str, **options: Any) -> Output:
+    def generate(self, prompt: list[str], *, seed: int, output_type: str, **options: Any) -> Output:
         settings = {"num_inference_steps": 1, "solver": "eye", "grid": "none", "guidance_scale": 1.0}
-        images = torch.stack([self.pictures[prompt] for prompt in prompts])
-        return Output(images, tuple(range(len(prompts))), None, {**settings, "guidance_rescale": 0.0})
+        images = torch.stack([self.pictures[one] for one in prompt])
+        return Output(images, tuple(range(len(prompt))), None, {**settings, "guidance_rescale": 0.0})
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> str:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisette.errors import UserError
-from noisette.metrics.perceptual import filters, perceptual_distance
+from noisette.metrics.perceptual import filters, perceptual_distance, perceptual_features
 
 # Of the filters' bytes, on every machine.
 DIGEST = "f8cb551e604ea91f65ee94146080d1d6b720777381f94ea5a8a3914dc22516ea"
@@ -169,3 +169,16 @@ def test_wrong_shapes_are_told():
     for other in (torch.zeros(2, 3, 16, 16), torch.zeros(1, 1, 16, 16), good[..., :15], good[0]):
         with pytest.raises(UserError, match="at least 16"):
             perceptual_distance(other, other if other.shape[0] != 2 else good)
+
+
+def test_features_are_those_of_the_distance_averaged_over_the_picture():
+    colours = (0.9, -0.2, 0.1), (-0.5, 0.3, 0.8)
+    plain = [torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 32, 24) for colour in colours]
+    x, y = (perceptual_features(picture) for picture in plain)
+    assert x.shape == (1, 480)
+    torch.testing.assert_close((x - y).square().sum(1), perceptual_distance(*plain), rtol=1e-4, atol=1e-6)
+    noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    shifted = perceptual_features(noise.roll(8, 3))
+    assert (perceptual_features(noise) - shifted).norm() < 0.2 * (shifted[0] - x).norm()
+    with pytest.raises(UserError, match="sides of at least 16"):
+        perceptual_features(noise[:, :1])

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noisette.cli.asked import drawn_as_asked
+from noisette.cli.likeness import USUAL, likeness_figures
 from noisette.cli.quiz import rebuilt_figures, scenes_figures, show_rebuilt, show_scenes
-from noisette.cli.terminal import load_on, progress
+from noisette.cli.terminal import load_on
 from noisette.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from noisette.data import ImageDataset
     from noisette.models import Model
 
@@ -24,6 +23,7 @@ EPILOG = """\b
 Examples:
   noisette evaluate digits -n 1000
   noisette evaluate scenes -n 1000
+  noisette evaluate runs/photos --data photos/
   noisette evaluate digits --data mnist/ -n 10000 --steps 50 --json digits.json
   noisette evaluate runs/digits --data mnist/ --bits-per-dim
 """
@@ -37,9 +37,12 @@ Figures = dict[str, Any]
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model that ships, a model folder, or the folder of a run.")],
     data: Annotated[
-        Path | None, typer.Option("--data", help="Real images; without them only what ships is compared.")
+        Path | None, typer.Option("--data", help="Real images, to which the pictures are compared.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=2, max=1_000_000, help="How many pictures to draw.")] = 1000,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", min=2, max=1_000_000, help="How many pictures to draw; default 1000."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Of the data; default train (test for bits/dim).")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the solver.")] = None,
     solver: Annotated[str | None, typer.Option(help="Such as ddim, ddpm, dpmpp-2m, heun, unipc.")] = None,
@@ -49,7 +52,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the pictures and the choice of real ones.")] = 0,
     bits_per_dim: Annotated[
-        bool, typer.Option("--bits-per-dim", help="The bound on the likelihood too: slow, needs --data.")
+        bool, typer.Option("--bits-per-dim", help="The bound on the likelihood: slow, needs --data.")
     ] = False,
     fit: Annotated[
         str | None, typer.Option(help="How real images come to the model's size: crop or pad.")
@@ -61,7 +64,8 @@ def evaluate(
     """Measure a model: accuracy by a judge of digits or a reader of scenes, Frechet distance, bits/dim.
 
     A text-to-image model is asked for scenes: n pictures of combinations it has seen, and n of others; an
-    autoencoder is given as many to rebuild.
+    autoencoder is given as many to rebuild. With --data the pictures of any model are compared with as many
+    real ones, beside as many others of those, and copies are counted.
     """
     from noisette.files import ensure_writable
 
@@ -72,17 +76,17 @@ def evaluate(
         drawing |= {"--guidance-scale": guidance_scale, "--bits-per-dim": bits_per_dim or None, "--fit": fit}
         if meant := [name for name, value in drawing.items() if value is not None]:
             raise UserError(f"{model} is an autoencoder, which rebuilds scenes: leave {', '.join(meant)} out")
-        figures = _rebuilt(model, n)
+        figures = _rebuilt(model, n or USUAL)
         _keep(figures, to_json)
         return show_rebuilt(model, figures)
     loaded = load_on(model, device)
     if bits_per_dim and data is None:
         raise UserError("--bits-per-dim measures real images: give them with --data")
-    digits, scenes = _draws_digits(loaded), _draws_scenes(loaded)
-    if not digits and not scenes and not bits_per_dim:
+    digits, scenes = _draws_digits(loaded), _draws_scenes(loaded) and data is None
+    if not digits and not scenes and data is None:
         raise UserError(
             f"there is a judge for digits of 1x32x32, and a reader for scenes from text: {loaded.spec.name} "
-            "draws neither"
+            "draws neither; compare its pictures with real ones, --data FOLDER"
         )
     real = None if data is None else _open(loaded, data, split, fit)
     figures: Figures = {}
@@ -93,9 +97,11 @@ def evaluate(
         "guidance_scale": guidance_scale,
     }
     if digits:
-        figures |= _pictures(loaded, n, seed, options, real)
-    if scenes:
-        figures |= scenes_figures(loaded, n, seed, options)
+        figures |= _pictures(loaded, n or USUAL, seed, options, real)
+    elif scenes:
+        figures |= scenes_figures(loaded, n or USUAL, seed, options)
+    elif real is not None and not bits_per_dim:
+        figures |= likeness_figures(loaded, real, n, seed, options)
     if bits_per_dim and data is not None and real is not None:
         figures |= _bits(loaded, real if split else _held_out(loaded, data, fit, real), seed)
     _keep(figures, to_json)
@@ -168,24 +174,10 @@ def _pictures(model: Model, n: int, seed: int, options: dict[str, Any], real: Im
     from noisette import metrics
 
     labels = [k % len(DIGITS) for k in range(n)]
-    start = time.perf_counter()
-    with progress("sampling", n) as advance:
-        drawn: list[Tensor] = []
-        for first in range(0, n, 256):
-            part = labels[first : first + 256]
-            output = model.generate(label=part, seed=seed + first, output_type="torch", **options)
-            drawn.append(output.images)
-            for _ in part:
-                advance()
-    spent = time.perf_counter() - start
-    fakes, judge = torch.cat(drawn), metrics.Judge.load()
-    asked = {key: output.settings[key] for key in ("num_inference_steps", "solver", "grid", "guidance_scale")}
-    figures: Figures = {
-        "pictures": n,
-        **asked,
-        "pictures_per_second": n / spent,
-        "accuracy": metrics.accuracy(judge, fakes, torch.tensor(labels)),
-    }
+    fakes, asked = drawn_as_asked(model, n, {"label": labels}, seed, options)
+    judge = metrics.Judge.load()
+    figures: Figures = {"pictures": n, **asked}
+    figures["accuracy"] = metrics.accuracy(judge, fakes, torch.tensor(labels))
     if real is None:
         features = metrics.collect(judge.features, fakes)
         distance = metrics.frechet_distance(metrics.digits_reference(), metrics.Statistics.of(features))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from noisette.cli.terminal import progress
+from noisette.cli.asked import AT_ONCE, drawn_as_asked
 from noisette.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from noisette.models import Model
     from noisette.scenes.quiz import Mark, Question
 
-AT_ONCE = 50
 SPLITS = {"test": "seen", "novel": "held out"}
 """Of combinations of shape and color, and of how two such objects stand."""
 
@@ -40,9 +38,8 @@ def scenes_figures(model: Model, n: int, seed: int, options: dict[str, Any]) -> 
     for split in SPLITS:
         questions = quiz(split, n)
         _check_words(model, questions)
-        start = time.perf_counter()
-        drawn, asked = _drawn(model, questions, seed, options)
-        figures |= {**asked, "pictures_per_second": n / (time.perf_counter() - start)}
+        drawn, asked = drawn_as_asked(model, n, {"prompt": [q.text for q in questions]}, seed, options)
+        figures |= asked
         real = true_pictures(questions, size)
         figures[split] = _compared(mark(drawn, questions, reader), mark(real, questions, reader))
         statistics |= {f"{split} drawn": Statistics.of(collect(reader.features, drawn))}
@@ -109,24 +106,6 @@ def show_scenes(name: str, figures: dict[str, Any]) -> None:
     console.print(", ".join(f"{key.replace('_', ' ')} {word}" for key, word in zip(rest, words, strict=True)))
     if "autoencoder" in figures:
         show_rebuilt("the autoencoder alone", figures["autoencoder"])
-
-
-def _drawn(
-    model: Model, questions: Sequence[Question], seed: int, options: dict[str, Any]
-) -> tuple[Tensor, dict[str, Any]]:
-    import torch
-
-    parts, settings = [], {}
-    with progress("drawing", len(questions)) as advance:
-        for first in range(0, len(questions), AT_ONCE):
-            prompts = [question.text for question in questions[first : first + AT_ONCE]]
-            output = model.generate(prompts, seed=seed + first, output_type="torch", **options)
-            parts.append(output.images)
-            settings = output.settings
-            for _ in prompts:
-                advance()
-    keys = ("num_inference_steps", "solver", "grid", "guidance_scale", "guidance_rescale")
-    return torch.cat(parts), {key: settings[key] for key in keys}
 
 
 def _compared(drawn: dict[str, Mark], true: dict[str, Mark]) -> dict[str, dict[str, float]]:

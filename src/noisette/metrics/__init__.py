@@ -7,7 +7,7 @@ from noisette.metrics.image import psnr, ssim
 from noisette.metrics.judge import Judge, accuracy, digits_reference
 from noisette.metrics.kernel import KernelDistance, kernel_distance
 from noisette.metrics.manifold import density_coverage, precision_recall
-from noisette.metrics.perceptual import perceptual_distance
+from noisette.metrics.perceptual import perceptual_distance, perceptual_features
 from noisette.metrics.report import compare, evaluate
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "frechet_distance",
     "kernel_distance",
     "perceptual_distance",
+    "perceptual_features",
     "precision_recall",
     "psnr",
     "quantize",

@@ -86,3 +86,18 @@ def perceptual_distance(x: Tensor, y: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         depths = zip(_directions(x.to(kind)), _directions(y.to(kind)), strict=True)
         return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in depths]).sum(0)
+
+
+def perceptual_features(x: Tensor) -> Tensor:
+    """A picture as a vector, [B, 480]: its features in `perceptual_distance`, averaged over all positions.
+
+    For distances between sets of pictures that no trained network knows, such as one's own. Such distances
+    tell sets apart and rank models on the same data, but compare with no published ones.
+    x: [B, 3, H, W] in [-1, 1], H, W >= 16. Raises UserError for other shapes. Cost: as there.
+    Source: arXiv:2002.09797, Section 3.2 (random embeddings for data far from ImageNet).
+    """
+    if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < _SMALLEST:
+        raise UserError(f"pictures are [B, 3, H, W] with sides of at least {_SMALLEST}, not {list(x.shape)}")
+    kind = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.cat([depth.mean((2, 3)) for depth in _directions(x.to(kind))], 1)
