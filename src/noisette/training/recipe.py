@@ -35,7 +35,8 @@ class Plan:
 
     The same plan, data and seed give the same weights on the same CPU. ``batch_size`` is the global one:
     processes share it. The learning rate climbs over ``warmup`` steps to ``lr`` and then stays, or falls on
-    a cosine to 0 at ``steps``. ``ema`` is the decay of the averaged weights, which are what is drawn with
+    a cosine to 0 at ``steps``. ``optimizer`` "muon" moves matrices by `noisette.training.muon.Muon`, and the
+    rest by AdamW at the same rate. ``ema`` is the decay of the averaged weights, which are what is drawn with
     and saved. ``precision`` "auto" is bf16 where the GPU, or without one the CPU, multiplies it itself, and
     float32 elsewhere; weights, loss and average are float32 always. ``channels_last`` None follows the
     device. ``gradient_checkpointing`` computes activations twice, keeps far fewer of them, and gives the
@@ -50,6 +51,7 @@ class Plan:
     lr: float = 2e-4
     warmup: int = 1000
     decay: Literal["constant", "cosine"] = "constant"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0

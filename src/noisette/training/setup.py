@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch import nn
 
 from noisette.data import Images, loader, open_dataset
 from noisette.errors import UserError
@@ -16,6 +17,7 @@ from noisette.scenes.crew import cores
 from noisette.training.draws import Draws, mix
 from noisette.training.ema import EMA
 from noisette.training.kept import kept
+from noisette.training.muon import Muon, matrices
 from noisette.training.recipe import AutoencoderRecipe, Plan
 from noisette.training.report import working
 from noisette.training.state import TrainState
@@ -82,11 +84,16 @@ def begin(
     torch.manual_seed(mix(recipe.seed, "weights"))
     net = task.build().to(device, memory_format=_layout(recipe, device))  # pyright: ignore
     net.gradient_checkpointing = recipe.gradient_checkpointing  # pyright: ignore[reportArgumentType]
+    return TrainState(recipe, task, EMA(net, recipe.ema), _optimizer(recipe, net), batches)
+
+
+def _optimizer(recipe: Plan, net: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of all weights that learn."""
     learning = [weight for weight in net.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(
-        learning, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
-    )
-    return TrainState(recipe, task, EMA(net, recipe.ema), optimizer, batches)
+    options: dict[str, Any] = {"lr": recipe.lr, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "muon":
+        return Muon(learning, matrices(net), **options)
+    return torch.optim.AdamW(learning, **options)
 
 
 def batches(state: TrainState, device: torch.device, rank: int = 0) -> Generator[Batch]:
