@@ -23,7 +23,7 @@ def main() -> None:
         "",
     ]
     lines += [*_summary(), *_quality(), *_throughput(), *_scenes(), *_text_to_image()]
-    lines += [*_startup(), *_machines()]
+    lines += [*_choices(), *_startup(), *_machines()]
     if NOTES.exists():  # what the numbers do not say, written by whoever ran them
         lines += ["", NOTES.read_text(encoding="utf-8")]
     with atomic_write(PAGE) as path:
@@ -273,6 +273,32 @@ def _text_to_image() -> Iterator[str]:
     yield from _table(("fresh process", "median"), rows)
 
 
+def _choices() -> Iterator[str]:
+    choices = machine.read("choices")
+    if choices is None:
+        return
+    yield from ("## The first minutes of `scenes`, and of what it might have been", "")
+    yield (
+        "Loss of the averaged weights on scenes that training never shows, after equal time on the same "
+        "data; the recipe is the first line, each other differs from it in what its name says. Trainings "
+        "take turns of half a minute; rates climb and stay."
+    )
+    yield ""
+    rows = [
+        (
+            row["name"],
+            row["optimizer"],
+            f"{row['lr']:g}",
+            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['images_per_second']:.0f}",
+            *(f"{loss:.3f}" for loss in row["losses"]),
+        )
+        for row in choices["rows"]
+    ]
+    times = [f"after {seconds / 60:.0f} min" for seconds in choices["seconds"]]
+    yield from _table(("recipe", "optimizer", "lr", "parameters", "images/s", *times), rows)
+
+
 _PARTS = ("text", "network", "encoder", "decoder")
 
 
@@ -295,7 +321,7 @@ def _startup() -> Iterator[str]:
 
 def _machines() -> Iterator[str]:
     yield from ("## Where", "")
-    for name in ("quality", "throughput", "scenes", "text_to_image", "startup"):
+    for name in ("quality", "throughput", "scenes", "text_to_image", "choices", "startup"):
         result = machine.read(name) or {}
         found = [run["machine"] for run in result.get("runs", {}).values()] or [result.get("machine")]
         for facts in {_where(facts): facts for facts in found if facts}:

@@ -1,6 +1,7 @@
 """Measure and write RESULTS.md: `python -m bench.run [part ...]`.
 
-The parts are startup, throughput, quality, scenes, text_to_image and report; without one, all in this order.
+The parts are startup, throughput, quality, scenes, text_to_image, choices and report; without one, all in
+this order.
 
 `quality` trains one library after the other and takes hours; each of its runs goes on where it was cut, and
 those that are finished stay, so that it may also be started piece by piece through `bench.quality`.
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from bench.data import work_folder
 
-PARTS = ("startup", "throughput", "quality", "scenes", "text_to_image", "report")
+PARTS = ("startup", "throughput", "quality", "scenes", "text_to_image", "choices", "report")
 RUNS = {
     "noisette": ["noisette"],
     "denoising-diffusion-pytorch": ["denoising-diffusion-pytorch"],

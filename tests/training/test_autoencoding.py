@@ -217,6 +217,25 @@ def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
+def test_jitter_widens_what_is_decoded_and_not_what_is_charged(data: KeptImages) -> None:
+    x, noise = data.fetch(range(3))["image"], torch.randn(3, 2, 8, 8)
+    net, spread = contest(), torch.tensor([0.0, 0.5, 2.0]).view(3, 1, 1, 1)
+    codec = net.codec
+    assert isinstance(codec, AutoencoderKL)
+    rebuilt, charged, _ = net(x, noise, False, spread)
+    mean, logvar = codec.encoder(x).chunk(2, 1)
+    torch.testing.assert_close(rebuilt, codec.decoder(mean + (logvar.exp() + spread**2).sqrt() * noise))
+    assert torch.equal(charged, net(x, noise, False)[1])
+    recipe = replace(RECIPE, objective=Reconstruction(perceptual=0, adversarial=0, jitter=0.8))
+    losses: list[Tensor] = []
+    for _ in range(2):
+        state = begin(recipe, data)
+        losses.append(state.task.loss(state.net, *next(batches(state, torch.device("cpu"))), 0))
+    assert losses[0] == losses[1]  # drawn from the seed, as all that is random
+    with pytest.raises(UserError, match="tiny-vae has a codebook"):
+        replace(recipe, spec=replace(recipe.spec, codec=VQ))
+
+
 def test_training_goes_on_from_an_autoencoder(data: KeptImages, tmp_path: Path) -> None:
     fit(RECIPE, data, tmp_path / "first")
     before = Autoencoder.load(tmp_path / "first").codec

@@ -123,6 +123,10 @@ class DiagonalGaussian:
         """The most likely latent, the mean."""
         return self.mean
 
+    def widened(self, spread: Tensor) -> DiagonalGaussian:
+        """The same with variance `exp(logvar) + spread^2`; spread broadcasts against the mean."""
+        return DiagonalGaussian(self.mean, torch.logaddexp(self.logvar, spread.square().log()))
+
     def kl(self) -> Tensor:
         """Divergence from N(0, I) in nats, [B]: `sum (mean^2 + exp(logvar) - 1 - logvar) / 2`.
 
@@ -325,7 +329,7 @@ class AutoencoderKL(Codec):
     """The variational autoencoder of latent diffusion, `x -> N(mean, exp(logvar)) -> x`.
 
     `forward(x, noise)` makes a training step's pair, the reconstruction and the posterior; noise is standard
-    normal in the latent's shape, or None for the mode.
+    normal in the latent's shape, or None for the mode. `spread` widens the posterior that is drawn from.
     Attention sites: "encoder.mid.self", "decoder.mid.self".
     Source: arXiv:2112.10752, App. G; arXiv:2012.09841, Table 7 (the trunk). Deviation: the output projection
     of the attention starts at zero.
@@ -349,6 +353,9 @@ class AutoencoderKL(Codec):
         """The mean of the posterior, [B, latent_channels, h, w]."""
         return self.encode(x).mode()
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, DiagonalGaussian]:
+    def forward(
+        self, x: Tensor, noise: Tensor | None = None, spread: Tensor | None = None
+    ) -> tuple[Tensor, DiagonalGaussian]:
         posterior = self.encode(x)
-        return self.decode(posterior.mode() if noise is None else posterior.sample(noise)), posterior
+        drawn = posterior if spread is None else posterior.widened(spread)
+        return self.decode(drawn.mode() if noise is None else drawn.sample(noise)), posterior

@@ -14,5 +14,6 @@ recipe = replace(
     text_to_image,
     spec=replace(text_to_image.spec, name="emoji"),
     fit="pad",
-    steps=10_000,
+    steps=8_000,
+    batch_size=32,
 )

@@ -12,7 +12,7 @@ recipe = replace(
     spec=replace(autoencoder.spec, name="scenes-decoder"),
     start="scenes",
     freeze_encoder=True,
-    objective=Reconstruction(perceptual=0.2, kl=0.0, adversarial=0.0),
+    objective=Reconstruction(perceptual=0.2, kl=0.0, adversarial=0.0, jitter=0.3),
     steps=8_000,
     lr=8e-4,
 )

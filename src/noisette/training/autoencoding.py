@@ -55,9 +55,12 @@ class Autoencoding:
         if step < objective.perceptual_from:
             objective = replace(objective, perceptual=0.0)
         contested = objective.adversarial > 0 and step >= objective.adversary_from
-        noise = draws.normal(latent_noise(self.codec, x))
+        noise, spread = draws.normal(latent_noise(self.codec, x)), None
+        if objective.jitter:
+            shares = draws.uniform(len(x)).to(x).view(-1, 1, 1, 1)
+            spread = objective.jitter / self.codec.config.scaling_factor * shares
         last_layer = self.codec.decoder.conv_out.weight
-        return contest_loss(objective, net, last_layer, x, noise, contested)
+        return contest_loss(objective, net, last_layer, x, noise, contested, spread)
 
     @torch.no_grad()
     def pictures(self) -> Tensor:

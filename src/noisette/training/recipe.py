@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from noisette.errors import UserError
+from noisette.nets.vae import AutoencoderKLConfig
 from noisette.training.objectives import Objective, Simple
 from noisette.training.worlds import ScenesWorld
 
@@ -143,6 +144,10 @@ class AutoencoderRecipe(Plan):
             f"{self.spec.name} has a frozen encoder: name the autoencoder it is from, start='scenes'",
         )
         codec, size, adversary = self.spec.codec, self.spec.image_size, self.objective.adversary
+        _require(
+            not self.objective.jitter or isinstance(codec, AutoencoderKLConfig),
+            f"{self.spec.name} has a codebook, whose latents are not disturbed: set jitter=0",
+        )
         if self.objective.perceptual:
             _require(
                 codec.in_channels == 3 and size >= 16,

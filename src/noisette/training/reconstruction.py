@@ -34,6 +34,10 @@ class Reconstruction:
     generator, from step ``adversary_from`` on, and ``a`` balances its gradient at the last layer with that of
     the reconstruction (of several processes, each over its own share of the batch). The discriminator learns
     its own hinge loss in the same update; neither feels the other's loss.
+
+    ``jitter`` disturbs the latents that are decoded by noise of up to so many of their standard deviations,
+    another share of it for each image: what a diffusion model draws is never quite what the encoder makes,
+    and a decoder that has only seen the latter turns small errors into patterns (arXiv:2510.11690).
     Source: arXiv:2112.10752, App. G; arXiv:2012.09841, Eq. 5-7. Raises UserError for negative weights.
     """
 
@@ -43,9 +47,10 @@ class Reconstruction:
     adversarial: float = 0.5
     adversary_from: int = 50_000
     adversary: PatchDiscriminatorConfig = PatchDiscriminatorConfig()  # noqa: RUF009  a frozen value
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = (self.perceptual, self.kl, self.adversarial)
+        weights = (self.perceptual, self.kl, self.adversarial, self.jitter)
         if min(*weights, self.perceptual_from, self.adversary_from) < 0:
             raise UserError("the weights of a reconstruction, and the steps they enter at, are not negative")
 
@@ -53,9 +58,9 @@ class Reconstruction:
 class Contest(nn.Module):
     """An autoencoder, and the discriminator it is to fool, trained as one module.
 
-    ``forward(x, noise, contested) -> (x', regulariser [B], logits)``: noise in the latents' shape for an
-    `AutoencoderKL`, logits of (x' as the autoencoder is judged by it, x, x' as the discriminator learns from
-    it), or None while the contest has not begun.
+    ``forward(x, noise, contested, spread) -> (x', regulariser [B], logits)``: noise in the latents' shape,
+    and how far it goes beyond the posterior, for an `AutoencoderKL`; logits of (x' as the autoencoder is
+    judged by it, x, x' as the discriminator learns from it), or None while the contest has not begun.
     """
 
     def __init__(self, codec: Codec, adversary: PatchDiscriminator | None) -> None:
@@ -72,9 +77,10 @@ class Contest(nn.Module):
         self.codec.gradient_checkpointing = recompute
 
     def forward(
-        self, x: Tensor, noise: Tensor, contested: bool
+        self, x: Tensor, noise: Tensor, contested: bool, spread: Tensor | None = None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-        rebuilt, rest = self.codec(x, noise) if isinstance(self.codec, AutoencoderKL) else self.codec(x)
+        drawn = isinstance(self.codec, AutoencoderKL)
+        rebuilt, rest = self.codec(x, noise, spread) if drawn else self.codec(x)
         regulariser = rest.loss * x[0].numel() if isinstance(rest, Quantized) else rest.kl()
         if not contested or self.adversary is None:
             return rebuilt, regulariser, None
@@ -91,9 +97,10 @@ def contest_loss(
     x: Tensor,
     noise: Tensor,
     contested: bool,
+    spread: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch x [B, C, H, W] in [-1, 1], a mean over its images; one call of a `Contest`, net."""
-    rebuilt, regulariser, logits = net(x, noise, contested)
+    rebuilt, regulariser, logits = net(x, noise, contested, spread)
     rebuilt, values = rebuilt.float(), x[0].numel()
     error = (x - rebuilt).abs().flatten(1).sum(1)
     if objective.perceptual:

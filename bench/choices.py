@@ -1,0 +1,149 @@
+"""The first minutes of a recipe and of its alternatives: `python -m bench.choices [--minutes N] [--quick]`.
+
+The recipe `scenes` with other networks, optimizers and rates, trained side by side on the same latents of the
+same scenes in the same order. They take turns of half a minute, so that a slow minute hits all alike, until
+each has had its share of time; loading counts, measuring does not. What is compared is the loss of the
+averaged weights on scenes that training never shows, the same noise for all. Learning rates climb and stay:
+a few minutes say who learns fast, not who ends best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from bench import machine
+from bench.nets import parameters
+from noisette.core import train
+from noisette.data import Images
+from noisette.nets import DiTConfig
+from noisette.recipes.scenes import recipe as scenes
+from noisette.scenes.dataset import SceneDataset
+from noisette.training import Recipe
+from noisette.training.draws import Draws
+from noisette.training.kept import kept
+from noisette.training.setup import Batch, batches, begin
+from noisette.training.state import TrainState
+
+MINUTES, TURN, MARKS = 6.0, 30.0, 3
+HELD, AT_ONCE = 512, 64
+CPU = torch.device("cpu")
+
+
+def alternatives(base: Recipe) -> dict[str, Recipe]:
+    """What is compared: the recipe as it is first."""
+    short = replace(base, decay="constant", warmup=100, ema=0.995, checkpoint_every=0, sample_every=0)
+    unet = base.spec.net
+    dit = DiTConfig(in_channels=8, out_channels=8, patch_size=2, dim=256, depth=8, num_heads=8,
+                    context_dim=192, pooled_dim=192)  # fmt: skip
+
+    def with_net(net: Any) -> Recipe:
+        return replace(short, spec=replace(short.spec, net=net))
+
+    return {
+        "scenes": short,
+        "half the rate": replace(short, lr=short.lr / 2),
+        "AdamW": replace(short, optimizer="adamw", lr=1e-3),
+        "AdamW, half the rate": replace(short, optimizer="adamw", lr=5e-4),
+        "DiT": with_net(dit),
+        "64 channels": with_net(replace(unet, model_channels=64)),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.choices", description=__doc__)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, each")
+    parser.add_argument("--codec", default=scenes.codec, help="the model whose autoencoder makes the latents")
+    parser.add_argument("--quick", action="store_true", help="a few steps each, nothing is written")
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(asked.threads)
+    seconds, turn = (2.0, 1.0) if asked.quick else (60 * asked.minutes, TURN)
+    runs = [Run.of(name, recipe) for name, recipe in alternatives(replace(scenes, codec=asked.codec)).items()]
+    task: Any = runs[0].state.task
+    held = kept(SceneDataset(64, "test", HELD, length=HELD, scenes=True), codec=task.codec)
+    marks = [seconds * (k + 1) / MARKS for k in range(MARKS)]
+    for mark in marks:
+        while any(run.spent < mark for run in runs):
+            for run in runs:
+                run.go_on(min(turn, mark - run.spent))
+        for run in runs:
+            run.losses.append(round(held_out_loss(run.state, held), 4))
+            print(run.told(), flush=True)
+    result = {"seconds": marks, "machine": machine.facts(), "rows": [run.row() for run in runs]}
+    if not asked.quick:
+        machine.write("choices", result)
+
+
+@dataclass
+class Run:
+    """One of the trainings: its state, what is left of its batches, and the time it has had."""
+
+    name: str
+    state: TrainState
+    updates: Iterator[Any]
+    losses: list[float]
+    spent: float = 0.0
+
+    @classmethod
+    def of(cls, name: str, recipe: Recipe) -> Run:
+        """A run before its first step."""
+        state = begin(recipe, None)
+        state.net.train()
+
+        def loss(batch: Batch) -> torch.Tensor:
+            images, draws = batch
+            with torch.autocast("cpu", torch.bfloat16):
+                return state.task.loss(state.net, images, draws, state.step)
+
+        steps = train(loss, batches(state, CPU), state.optimizer, max_grad_norm=recipe.max_grad_norm)
+        return cls(name, state, steps, [])
+
+    def go_on(self, seconds: float) -> None:
+        """Train for that long."""
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            next(self.updates)
+            self.state.step += 1
+            self.state.ema.update(self.state.net)
+        self.spent += time.perf_counter() - start
+
+    def row(self) -> dict[str, Any]:
+        """What is kept of it."""
+        images = self.state.step * self.state.recipe.batch_size
+        return {
+            "name": self.name,
+            "optimizer": self.state.recipe.optimizer,
+            "lr": self.state.recipe.lr,
+            "parameters": parameters(self.state.net),
+            "steps": self.state.step,
+            "images_per_second": round(images / self.spent, 1),
+            "losses": self.losses,
+        }
+
+    def told(self) -> str:
+        """The same in words."""
+        row = self.row()
+        return f"{self.name}: {row['steps']} steps, {row['images_per_second']} images/s, losses {self.losses}"
+
+
+@torch.no_grad()
+def held_out_loss(state: TrainState, held: Images) -> float:
+    """The mean loss of the averaged weights on images that training does not show."""
+    losses: list[float] = []
+    with state.ema.swapped_into(state.net.eval()), torch.autocast("cpu", torch.bfloat16):
+        for first in range(0, len(held), AT_ONCE):
+            batch = held.fetch(range(first, min(first + AT_ONCE, len(held))))
+            losses.append(float(state.task.loss(state.net, batch, Draws(0, first), 0)))
+    state.net.train()
+    return sum(losses) / len(losses)
+
+
+if __name__ == "__main__":
+    main()
