@@ -25,7 +25,7 @@ from noisette.data import Images
 from noisette.nets import DiTConfig
 from noisette.recipes.scenes import recipe as scenes
 from noisette.scenes.dataset import SceneDataset
-from noisette.training import Recipe
+from noisette.training import Recipe, ScenesWorld
 from noisette.training.draws import Draws
 from noisette.training.kept import kept
 from noisette.training.setup import Batch, batches, begin
@@ -33,12 +33,15 @@ from noisette.training.state import TrainState
 
 MINUTES, TURN, MARKS = 6.0, 30.0, 3
 HELD, AT_ONCE = 512, 64
+WORLD = 16_384
+"""Scenes, of which a few minutes see about each once."""
 CPU = torch.device("cpu")
 
 
 def alternatives(base: Recipe) -> dict[str, Recipe]:
     """What is compared: the recipe as it is first."""
     short = replace(base, decay="constant", warmup=100, ema=0.995, checkpoint_every=0, sample_every=0)
+    short = replace(short, world=ScenesWorld(WORLD))
     unet = base.spec.net
     dit = DiTConfig(in_channels=8, out_channels=8, patch_size=2, dim=256, depth=8, num_heads=8,
                     context_dim=192, pooled_dim=192)  # fmt: skip

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from bench import machine
+from bench.turns import in_turns
 from noisette.scenes import Scene, render, sample_scene
 from noisette.scenes.crew import keep_memory
 from noisette.scenes.maps import control_maps
@@ -63,18 +63,6 @@ def _scenes(first: int, count: int) -> list[Scene]:
     return [sample_scene(seed) for seed in range(first, first + count)]
 
 
-def _turns(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each task, run in turns after a first turn that warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(-1, repeats):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if turn >= 0:
-                seconds[name].append(round(time.perf_counter() - start, 5))
-    return seconds
-
-
 def _rate(pictures: int, seconds: list[float]) -> dict[str, Any]:
     return {"pictures_per_second": round(pictures / statistics.median(seconds), 1), "seconds": seconds}
 
@@ -87,7 +75,7 @@ def _processes(count: int, pictures: int, repeats: int) -> dict[str, Any]:
             "one": lambda: _draw(scenes),
             "many": together,
         }
-        seconds = _turns(tasks, repeats)
+        seconds = in_turns(tasks, repeats)
     rows = {name: _rate(pictures * (count if name == "many" else 1), s) for name, s in seconds.items()}
     pairs = zip(seconds["one"], seconds["many"], strict=True)
     rows["many"]["over_one"] = round(count * statistics.median(one / many for one, many in pairs), 2)
@@ -138,7 +126,7 @@ def _sizes(sizes: Sequence[int], count: int, repeats: int) -> dict[str, Any]:
     """The same scenes at several sizes: nanoseconds per pixel, and those over the smallest size's."""
     scenes = _scenes(0, count)
     tasks = {str(size): lambda size=size: _draw(scenes, size) for size in sizes}
-    seconds = _turns(tasks, repeats)
+    seconds = in_turns(tasks, repeats)
     each = {name: [s / count / int(name) ** 2 * 1e9 for s in took] for name, took in seconds.items()}
     base = each[str(sizes[0])]
     return {
@@ -164,7 +152,7 @@ def _gpu(repeats: int) -> dict[str, Any] | None:
         _draw(scenes, device="cuda")
         torch.cuda.synchronize()
 
-    seconds = _turns({"render": rendered, "whole": whole}, repeats)
+    seconds = in_turns({"render": rendered, "whole": whole}, repeats)
     rates = {name: _rate(ON_GPU, took) for name, took in seconds.items()}
     return {"name": torch.cuda.get_device_name(), **rates}
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from bench import hf, machine, nets, ours, stub
+from bench.turns import commands_in_turns
 
 IMPORTS, COLD, STEPS, DIGITS = 15, 7, 20, 16
 
@@ -59,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _imports(repeats: int, environment: dict[str, str]) -> dict[str, Any]:
     lines = ("import torch", "import noisette", "from noisette import load", "import diffusers")
     commands = {line: [sys.executable, "-c", line] for line in lines}
-    rows = _in_turns(commands, repeats, environment)
+    rows = commands_in_turns(commands, repeats, environment)
     base = rows["import torch"]["seconds"]
     for row in rows.values():
         pairs = zip(row["seconds"], base, strict=True)
@@ -78,7 +77,7 @@ def _cold(model: str, folder: Path, repeats: int, environment: dict[str, str]) -
         "noisette unguided": [*draw, "--guidance-scale", "1"],
         "diffusers": [sys.executable, "-c", script, str(peer), str(folder / "theirs.png")],
     }
-    return _in_turns(commands, repeats, environment)
+    return commands_in_turns(commands, repeats, environment)
 
 
 def _saved_pipeline(folder: Path) -> Path:
@@ -88,18 +87,6 @@ def _saved_pipeline(folder: Path) -> Path:
     target = nets.parameters(ours.recipe(64).spec.build())
     DDPMPipeline(unet=hf.equal_net(target), scheduler=DDPMScheduler(1000)).save_pretrained(folder)
     return folder
-
-
-def _in_turns(commands: dict[str, list[str]], repeats: int, environment: dict[str, str]) -> dict[str, Any]:
-    """Seconds of each command, run in turns after a first turn that fills the file cache."""
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for turn in range(-1, repeats):
-        for name, command in commands.items():
-            start = time.perf_counter()
-            subprocess.run(command, check=True, env=environment, capture_output=True)
-            if turn >= 0:
-                seconds[name].append(round(time.perf_counter() - start, 4))
-    return {name: {"median": statistics.median(took), "seconds": took} for name, took in seconds.items()}
 
 
 if __name__ == "__main__":

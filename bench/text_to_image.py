@@ -18,7 +18,6 @@ import argparse
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from torch import nn
 
 from bench import machine, stub
 from bench.nets import parameters
+from bench.turns import commands_in_turns
 from noisette.conditioning.tokenizer import Tokenizer
 from noisette.core import Eps, IndexTime
 from noisette.hub import embedded_models
@@ -244,20 +244,13 @@ def _diffusers(model: Model) -> Entrant:
 def _cold(entrants: Mapping[str, Entrant], repeats: int, threads: int) -> dict[str, Any]:
     """Seconds from the start of a process to its picture, in turns after one that fills the file cache."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    seconds: dict[str, list[float]] = {name: [] for name in entrants}
     with tempfile.TemporaryDirectory() as folder:
         commands = {}
         for number, (name, entrant) in enumerate(entrants.items()):
             place = Path(folder) / str(number)
             place.mkdir()
             commands[name] = entrant.save(place)
-        for turn in range(-1, repeats):
-            for name, command in commands.items():
-                start = time.perf_counter()
-                subprocess.run(command, check=True, env=environment, capture_output=True)
-                if turn >= 0:
-                    seconds[name].append(round(time.perf_counter() - start, 4))
-    return {name: {"median": statistics.median(took), "seconds": took} for name, took in seconds.items()}
+        return commands_in_turns(commands, repeats, environment)
 
 
 def _warm(

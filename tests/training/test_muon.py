@@ -108,7 +108,7 @@ def test_matrices_are_the_large_weights_of_layers_that_learn() -> None:
     }
 
 
-def test_a_run_goes_on_exactly_and_learns(tiny: Callable[..., Any], images: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_exactly(tiny: Callable[..., Any], images: Path, tmp_path: Path) -> None:
     recipe = tiny(steps=6, optimizer="muon")
     net = replace(recipe.spec.net, model_channels=32)
     recipe = replace(recipe, spec=replace(recipe.spec, net=net))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,36 +77,41 @@ def evaluate(
         drawing |= {"--guidance-scale": guidance_scale, "--bits-per-dim": bits_per_dim or None, "--fit": fit}
         if meant := [name for name, value in drawing.items() if value is not None]:
             raise UserError(f"{model} is an autoencoder, which rebuilds scenes: leave {', '.join(meant)} out")
-        figures = _rebuilt(model, n or USUAL)
-        _keep(figures, to_json)
-        return show_rebuilt(model, figures)
-    loaded = load_on(model, device)
-    if bits_per_dim and data is None:
-        raise UserError("--bits-per-dim measures real images: give them with --data")
-    digits, scenes = _draws_digits(loaded), _draws_scenes(loaded) and data is None
-    if not digits and not scenes and data is None:
-        raise UserError(
-            f"there is a judge for digits of 1x32x32, and a reader for scenes from text: {loaded.spec.name} "
-            "draws neither; compare its pictures with real ones, --data FOLDER"
-        )
-    real = None if data is None else _open(loaded, data, split, fit)
-    figures: Figures = {}
-    options = {
-        "num_inference_steps": steps,
-        "solver": solver,
-        "grid": grid,
-        "guidance_scale": guidance_scale,
-    }
-    if digits:
-        figures |= _pictures(loaded, n or USUAL, seed, options, real)
-    elif scenes:
-        figures |= scenes_figures(loaded, n or USUAL, seed, options)
-    elif real is not None and not bits_per_dim:
-        figures |= likeness_figures(loaded, real, n, seed, options)
-    if bits_per_dim and data is not None and real is not None:
-        figures |= _bits(loaded, real if split else _held_out(loaded, data, fit, real), seed)
+        figures, name, show = _rebuilt(model, n or USUAL), model, show_rebuilt
+    else:
+        if bits_per_dim and data is None:
+            raise UserError("--bits-per-dim measures real images: give them with --data")
+        loaded = load_on(model, device)
+        real = None if data is None else _open(loaded, data, split, fit)
+        options = {"num_inference_steps": steps, "solver": solver, "grid": grid}
+        options["guidance_scale"] = guidance_scale
+        figures, show = _drawn(loaded, n, seed, options, real, bits_only=bits_per_dim)
+        if bits_per_dim and data is not None and real is not None:
+            figures |= _bits(loaded, real if split else _held_out(loaded, data, fit, real), seed)
+        name = loaded.spec.name
     _keep(figures, to_json)
-    (show_scenes if scenes else _show)(loaded.spec.name, figures)
+    show(name, figures)
+
+
+def _drawn(
+    model: Model,
+    n: int | None,
+    seed: int,
+    options: dict[str, Any],
+    real: ImageDataset | None,
+    bits_only: bool,
+) -> tuple[Figures, Callable[[str, Figures], None]]:
+    """What there is to say of n pictures, and what shows it."""
+    if _draws_digits(model):
+        return _pictures(model, n or USUAL, seed, options, real), _show
+    if real is not None:
+        return {} if bits_only else likeness_figures(model, real, n, seed, options), _show
+    if _draws_scenes(model):
+        return scenes_figures(model, n or USUAL, seed, options), show_scenes
+    raise UserError(
+        f"there is a judge for digits of 1x32x32, and a reader for scenes from text: {model.spec.name} "
+        "draws neither; compare its pictures with real ones, --data FOLDER"
+    )
 
 
 def _keep(figures: Figures, file: Path | None) -> None:

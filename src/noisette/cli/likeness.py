@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from noisette.cli.asked import AT_ONCE, drawn_as_asked
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 MEASURED = ("frechet", "kid", "precision", "recall")
 FEWEST, USUAL = 100, 1000
 """Pictures below which the nearest 50 are no longer near; and how many there are when nobody says."""
-HELD = 20_000
-"""Real images that drawn ones are held against, at most: they are kept in memory."""
+HELD = 2**27
+"""Numbers in the real images that drawn ones are held against, at most: they are kept in memory."""
 
 
 def likeness_figures(
@@ -36,14 +37,15 @@ def likeness_figures(
 
     from noisette import metrics
 
-    most = min(len(real), HELD) // 2
+    held = min(len(real), max(HELD // prod(real.shape), 2 * FEWEST))
+    most = held // 2
     n = min(USUAL, most) if n is None else n
     if not FEWEST <= n <= most:
         raise UserError(
             f"{real.origin}: n pictures are compared with n real ones and n others, of {len(real)}: "
             + (f"take -n from {FEWEST} to {most}" if most >= FEWEST else f"at least {2 * FEWEST} are needed")
         )
-    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[:HELD].tolist()
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[:held].tolist()
     batches = [real.fetch(order[i : i + AT_ONCE]) for i in range(0, len(order), AT_ONCE)]
     images = torch.cat([batch["image"] for batch in batches])
     drawn, settings = drawn_as_asked(model, n, _asked(model, batches, n), seed, options)

@@ -40,9 +40,13 @@ class Muon(AdamW):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], matrices: Iterable[Tensor], *,
-        momentum: float = 0.95, **options: Any
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[nn.Parameter],
+        matrices: Iterable[Tensor],
+        *,
+        momentum: float = 0.95,
+        **options: Any,
+    ) -> None:
         """``matrices`` are some of the parameters; ``options`` are AdamW's, lr among them."""
         moved = {id(weight): weight for weight in matrices}
         rest = [weight for weight in parameters if id(weight) not in moved]

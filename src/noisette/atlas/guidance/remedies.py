@@ -58,14 +58,22 @@ def pairs(plan: Plan, found: Found, remedy: Remedy) -> dict[float, Pair]:
     return {s: (found.answers[Way(s)], found.answers[Way(s, remedy)]) for s in plan.strong}
 
 
-def judged(found: Mapping[float, Pair], test: Callable[[Answer, Answer], bool]) -> tuple[Finding, str]:
-    """A finding from a test at every scale, and the scales at which it is passed."""
+Test = Callable[[Answer, Answer], bool]
+"""Of the answers at one scale, without a remedy and with it."""
+
+
+def judged(found: Mapping[float, Pair], test: Test, partly: Test | None = None) -> tuple[Finding, str]:
+    """A finding from a test at every scale, and the scales at which it is passed.
+
+    Passed nowhere, it still holds in part where ``partly`` is passed.
+    """
     passed = [f"{scale:g}" for scale, pair in found.items() if test(*pair)]
     if len(passed) == len(found):
         return "holds", "at every scale"
-    return (
-        ("holds in part", f"at scale {' and '.join(passed)}") if passed else ("does not hold", "at no scale")
-    )
+    if passed:
+        return "holds in part", f"at scale {' and '.join(passed)}"
+    some = partly is not None and any(partly(*pair) for pair in found.values())
+    return "holds in part" if some else "does not hold", "at no scale"
 
 
 def _interval(bench: Bench, found: Found) -> Section:
@@ -107,9 +115,7 @@ def keeping(both: Mapping[float, Pair]) -> Verdict:
     def nearer(alone: Answer, limited: Answer) -> bool:
         return (limited.frechet - alone.frechet).below(0)
 
-    finding, where = judged(both, lambda *pair: kept(*pair) and nearer(*pair))
-    if finding == "does not hold" and any(nearer(*pair) for pair in both.values()):
-        finding = "holds in part"
+    finding, where = judged(both, lambda *pair: kept(*pair) and nearer(*pair), nearer)
     parts = [
         f"at scale {s:g} accuracy changes by {points(b.right - a.right)} and the distance by "
         f"{(b.frechet - a.frechet).words(2)}"
@@ -177,9 +183,14 @@ def shrinking(both: Mapping[float, Pair]) -> Verdict:
     def worse(alone: Answer, held: Answer) -> bool:
         return (held.frechet - alone.frechet).above(0)
 
-    finding, where = judged(both, lambda alone, held: held.size.below(1) and worse(alone, held))
-    if finding == "does not hold" and any(b.size.below(1) or worse(a, b) for a, b in both.values()):
-        finding = "holds in part"
+    def smaller(alone: Answer, held: Answer) -> bool:
+        return held.size.below(1)
+
+    finding, where = judged(
+        both,
+        lambda *pair: smaller(*pair) and worse(*pair),
+        lambda *pair: smaller(*pair) or worse(*pair),
+    )
     parts = [
         f"at scale {s:g} their size goes from {a.size.words(2)} to {b.size.words(2)} times that of true "
         f"ones, and the distance changes by {(b.frechet - a.frechet).words(2)}"
