@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from noisette.atlas.guidance import alignment, encoders, gaussian, remedies, run, scales
+from noisette.atlas.guidance import alignment, encoders, gaussian, levels, remedies, run, scales
 from noisette.atlas.guidance.bench import QUICK, Bench, Plan, Way, quantiles
 from noisette.atlas.guidance.drawn import Answer, ways
 from noisette.atlas.guidance.estimates import Estimate, highest, lowest, points, resamples
 from noisette.conditioning.tokenizer import Tokenizer
-from noisette.core import NetDenoiser
+from noisette.core import Cond, Level, NetDenoiser, Prediction
 from noisette.errors import UserError
 from noisette.models import Defaults, Model
 from noisette.models.texts import LearnedTexts, told_by
@@ -38,7 +39,7 @@ NET = UNetConfig(2, 2, 8, (1,), 1, (), norm_groups=4, context_dim=8, pooled_dim=
 TEXT = TextConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
                   max_position_embeddings=40, vocab_size=700)  # fmt: skip
 SPEC = replace(recipe.spec, net=NET, text=TEXT, codec=CODEC, defaults=Defaults(guidance_scale=3.0, steps=3))
-SECTIONS = {"accuracy", "distance", "diversity", "interval", "rescale", "threshold", "gaussian"}
+SECTIONS = {"accuracy", "distance", "diversity", "levels", "interval", "rescale", "threshold", "gaussian"}
 
 
 def tiny(seed: int = 0, **changes: Any) -> Model:
@@ -377,3 +378,31 @@ def test_encoders_are_trained_and_gone_on_with(
         assert all(torch.equal(value, after[name][key]) for key, value in weights.items())
     with pytest.raises(UserError, match="steps: 2 -> 3"):
         encoders.train(tmp_path / "runs", 3, base)
+
+
+def test_the_part_a_caption_takes_away_is_measured(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a denoiser that errs by 1, and by 1/2 where it is told something and noise prevails."""
+    bench = Bench(model, Reader.load(), 0, FEW)
+    truth = bench.truth.latents[:8]
+
+    def erring(x: Tensor, level: Level, cond: Cond) -> Prediction:
+        helped = bool(cond["token_mask"].sum(1).max() > 2) and bool(level.sigma > level.alpha)
+        return Prediction(truth + (0.5 if helped else 1.0), x, level)
+
+    monkeypatch.setattr(model.denoiser, "forward", erring)
+    gains = levels.measure(bench, lambda n: None)["gains"]
+    for ratio, gain in zip(levels.RATIOS, gains, strict=True):
+        assert gain["value"] == pytest.approx(0.75 if ratio > 1 else 0.0, abs=1e-5)
+
+
+def gained(*values: float) -> list[Estimate]:
+    return [steady(value) for value in values]
+
+
+def test_where_a_caption_is_heard_is_judged() -> None:
+    low, high = [0.001] * 5, [0.05, 0.1, 0.14, 0.14, 0.1]
+    assert levels.heard(gained(*low, *high)).finding == "holds"
+    assert levels.heard(gained(*[0.08] * 5, *high)).finding == "holds in part"
+    assert levels.heard(gained(*high, *low)).finding == "does not hold"
+    told = levels.heard(gained(*low, *high)).text
+    assert "14.0" in told and "= 10," in told and "0.1" in told

@@ -35,7 +35,9 @@ recipe = Recipe(
             norm_groups=16,
             scale_shift=True,
         ),
-        schedule=FlowMatching(),
+        # What a text says is decided at high noise: being told it lowers the error of v by 0.11 at
+        # u = 0.98, by 0.05 at 0.9, and by 0.005 at 0.5. Shifted, a third of training lies beyond 0.83.
+        schedule=FlowMatching(shift=3.0),
         parameterization=Flow(),
         time=ScaledTime(1000.0),
         image_size=64,
@@ -43,7 +45,7 @@ recipe = Recipe(
         text=text,
         codec=autoencoder.spec.codec,
     ),
-    objective=Simple(times=LogitNormalTimes()),
+    objective=Simple(times=LogitNormalTimes(std=1.2)),
     codec="scenes",
     world=ScenesWorld(131_072),
     steps=10_000,

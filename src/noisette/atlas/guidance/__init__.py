@@ -1,15 +1,16 @@
 """Classifier-free guidance on scenes from text: what it buys, what it costs, and what helps.
 
-Eight claims, each with what the numbers make of it:
+Nine claims, each with what the numbers make of it:
 
 1. Accuracy rises with the guidance scale up to some point (`scales`).
 2. The Frechet distance is least at a smaller scale than that (`scales`).
 3. Diversity falls monotonically (`scales`).
-4. Guidance in an interval keeps accuracy at a lower distance (`remedies`).
-5. Rescaling halves saturation (`remedies`).
-6. Dynamic thresholding was made for pixels and does not fit latents (`remedies`).
-7. On Gaussians: guided DDIM does not draw the density it is derived from (`gaussian`).
-8. Larger text encoders, better alignment (`alignment`), of models that `encoders` trains.
+4. What a caption says is decided at high noise (`levels`).
+5. Guidance in an interval keeps accuracy at a lower distance (`remedies`).
+6. Rescaling halves saturation (`remedies`).
+7. Dynamic thresholding was made for pixels and does not fit latents (`remedies`).
+8. On Gaussians: guided DDIM does not draw the density it is derived from (`gaussian`).
+9. Larger text encoders, better alignment (`alignment`), of models that `encoders` trains.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 
 from noisette.atlas.cells import Cell, Store, complete
-from noisette.atlas.guidance import alignment, drawn, gaussian, remedies, scales
+from noisette.atlas.guidance import alignment, drawn, gaussian, levels, remedies, scales
 from noisette.atlas.guidance.bench import QUICK, Bench, Plan
 from noisette.atlas.page import Page, Section
 from noisette.errors import UserError
@@ -108,13 +109,19 @@ def _measured(
     bench: Bench, trained: alignment.Trained | None, store: Store
 ) -> tuple[list[Section], list[tuple[Cell, float]]]:
     """The sections, and every cell with the seconds it took."""
-    groups = [drawn.cells(bench), gaussian.cells(bench), alignment.cells(trained) if trained else []]
+    groups = [
+        drawn.cells(bench),
+        levels.cells(bench),
+        gaussian.cells(bench),
+        alignment.cells(trained) if trained else [],
+    ]
     everything = [cell for cells in groups for cell in cells]
     complete(everything, store)
-    pictures, pair, texts = ([store[cell.settings] for cell in cells] for cells in groups)
+    pictures, heard, pair, texts = ([store[cell.settings] for cell in cells] for cells in groups)
     found = drawn.gathered(bench, pictures)
     return [
         *scales.sections(bench, found),
+        *levels.sections(bench, heard),
         *remedies.sections(bench, found),
         *gaussian.sections(bench, pair),
         *(alignment.sections(trained, texts) if trained else []),
