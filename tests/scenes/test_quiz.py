@@ -15,7 +15,7 @@ from noisette.errors import UserError
 from noisette.scenes import quiz as room
 from noisette.scenes.constraints import Constraints, holds, sideways_and_away
 from noisette.scenes.parse import parse
-from noisette.scenes.quiz import KINDS, Mark, Question, mark, quiz, true_pictures
+from noisette.scenes.quiz import KINDS, Answer, Mark, Question, answers, mark, quiz, true_pictures
 from noisette.scenes.reader import Reading, Score, Seen, judge
 from noisette.scenes.render import render
 from noisette.scenes.scene import COLORS, LIGHTS, SHAPES, SIZES, STYLES, Scene
@@ -113,6 +113,16 @@ def test_true_pictures_have_full_marks(questions: list[Question], drawn: Any) ->
     assert list(marks) == [*KINDS, "everything"]
     assert shares(marks) == dict.fromkeys(marks, 1.0)
     assert marks["relation"] == Mark(15, 15) and marks["everything"] == Mark(NUMBER, NUMBER)
+
+
+def test_an_answer_belongs_to_its_picture(questions: list[Question], drawn: Any) -> None:
+    mine = [q for q in questions if q.kind == "one object"][:6]
+    images = drawn([q.scene for q in mine])
+    spoiled = [replace(thing, color=other(thing.color, COLORS)) for thing in mine[2].scene.objects]
+    wrong = drawn([replace(mine[2].scene, objects=tuple(spoiled))])
+    found = answers(torch.cat([images[:2], wrong, images[3:]]), mine)
+    right = Answer(right=True, everything=True)
+    assert found == [right] * 2 + [Answer(right=False, everything=False)] + [right] * 3
 
 
 def test_pictures_of_other_captions_lose_nearly_all(questions: list[Question], drawn: Any) -> None:

@@ -2,7 +2,7 @@
 
 questions = quiz("test", 1000)
 images = ... a picture for each question.text ...
-print(table(mark(images, questions), mark(true_pictures(questions), questions)))
+marks, ceiling = mark(images, questions), mark(true_pictures(questions), questions)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from noisette.scenes.render import render
 from noisette.scenes.sampling import sample_scene
 from noisette.scenes.scene import Scene
 
-__all__ = ["KINDS", "Mark", "Question", "mark", "quiz", "true_pictures"]
+__all__ = ["KINDS", "Answer", "Mark", "Question", "answers", "mark", "quiz", "true_pictures"]
 
 SEEDS_FROM = 2_000_000
 """Scenes of the quiz come from seeds that no export and no training of ours begins with."""
@@ -40,6 +40,14 @@ class Question:
     text: str
     asked: Constraints
     scene: Scene
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether a picture is right by the kind of its question, and in ``everything`` that it asks."""
+
+    right: bool
+    everything: bool
 
 
 @dataclass(frozen=True)
@@ -106,28 +114,35 @@ def quiz(split: str = "test", total: int = 1000, first: int = SEEDS_FROM) -> lis
     raise AssertionError("seeds have no end")
 
 
-def mark(images: Tensor, questions: Sequence[Question], reader: Reader | None = None) -> dict[str, Mark]:
-    """Marks of pictures [N, 3, S, S] in [-1, 1], one for each question, by kind, and of "everything".
+def answers(images: Tensor, questions: Sequence[Question], reader: Reader | None = None) -> list[Answer]:
+    """What each of the pictures [N, 3, S, S] in [-1, 1] makes of its question.
 
     One object is right with all of its shape, color and size; two, when both have shape and color; a
-    relation, when it holds between two objects that are right; style and light, both. "everything" is
-    whatever a caption asks of every picture: each attribute, relation, the floor, the number. Cost: two calls
+    relation, when it holds between two objects that are right; style and light, both. Everything is
+    whatever a caption asks of a picture: each attribute, relation, the floor, the number. Cost: two calls
     of the reader's network for each picture.
     """
     if len(images) != len(questions):
         raise UserError(f"{len(questions)} questions need as many pictures, not {len(images)}")
-    asked = [question.asked for question in questions]
-    scores: list[Score] = []
+    found: list[Answer] = []
     for start in range(0, len(images), READ_AT_ONCE):
-        part = slice(start, start + READ_AT_ONCE)
-        scores += score(images[part], asked[part], reader)
-    marks = {kind: _mark(kind, questions, scores) for kind in KINDS}
-    return {**marks, "everything": Mark(sum(one.all for one in scores), len(scores))}
+        part = questions[start : start + READ_AT_ONCE]
+        asked = [question.asked for question in part]
+        scores = score(images[start : start + READ_AT_ONCE], asked, reader)
+        pairs = zip(part, scores, strict=True)
+        found += [Answer(_RIGHT[question.kind](one), one.all) for question, one in pairs]
+    return found
 
 
-def _mark(kind: str, questions: Sequence[Question], scores: Sequence[Score]) -> Mark:
-    mine = [one for question, one in zip(questions, scores, strict=True) if question.kind == kind]
-    return Mark(sum(_RIGHT[kind](one) for one in mine), len(mine))
+def mark(images: Tensor, questions: Sequence[Question], reader: Reader | None = None) -> dict[str, Mark]:
+    """Marks of pictures, one for each question, by kind, and of "everything": see `answers`."""
+    found = answers(images, questions, reader)
+    marks: dict[str, Mark] = {}
+    for kind in KINDS:
+        pairs = zip(questions, found, strict=True)
+        mine = [answer.right for question, answer in pairs if question.kind == kind]
+        marks[kind] = Mark(sum(mine), len(mine))
+    return {**marks, "everything": Mark(sum(answer.everything for answer in found), len(found))}
 
 
 def _objects_right(one: Score) -> bool:

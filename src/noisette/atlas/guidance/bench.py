@@ -20,7 +20,7 @@ from noisette.metrics import Statistics, collect, frechet_distance
 from noisette.models import Model
 from noisette.pixels import to_uint8
 from noisette.scenes.parse import parse
-from noisette.scenes.quiz import KINDS, SEEDS_FROM, Question, mark, quiz, true_pictures
+from noisette.scenes.quiz import KINDS, SEEDS_FROM, Question, answers, quiz, true_pictures
 from noisette.scenes.reader import Reader
 from noisette.scenes.render import render
 from noisette.scenes.sampling import sample_scene
@@ -232,13 +232,10 @@ class Bench:
         }
 
     def answered(self, images: Tensor, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
-        """Whether each picture answers its question by its kind, and in everything it asks: 0 or 1, [N]."""
-        right, everything = torch.zeros(len(questions)), torch.zeros(len(questions))
-        for k, question in enumerate(questions):
-            # One at a time: marks count, and here it matters which picture is right.
-            marks = mark(images[k : k + 1], [question], self.reader)
-            right[k], everything[k] = marks[question.kind].right, marks["everything"].right
-        return right, everything
+        """Whether each picture is right by the kind of its question, and in everything: 0 or 1, [N]."""
+        found = answers(images, questions, self.reader)
+        right, everything = zip(*((one.right, one.everything) for one in found), strict=True)
+        return torch.tensor(right).float(), torch.tensor(everything).float()
 
 
 def quantiles(latents: Tensor) -> Tensor:
