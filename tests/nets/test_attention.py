@@ -20,7 +20,7 @@ F64 = {"dtype": torch.float64}
 
 def transformer_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     pairs = {
-        "transformer_blocks.0": "block",
+        "transformer_blocks": "blocks",
         "attn1": "self_attention",
         "attn2": "cross_attention",
         "to_out.0": "to_out",

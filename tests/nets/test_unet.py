@@ -98,6 +98,8 @@ def renamed(weights: dict[str, torch.Tensor], levels: int) -> dict[str, torch.Te
     rules = [
         (r"time_embedding\.linear_", "time.linear"),
         (r"class_embedding", "label.table"),
+        (r"add_embedding\.linear_1", "pooled.0"),
+        (r"add_embedding\.linear_2", "pooled.2"),
         (r"conv_norm_out", "norm_out"),
         (r"mid_block\.resnets\.(\d)", r"mid.\1.res"),
         (r"mid_block\.attentions\.0", "mid.0.attention"),
@@ -110,7 +112,7 @@ def renamed(weights: dict[str, torch.Tensor], levels: int) -> dict[str, torch.Te
         (r"conv_shortcut", "skip"),
         (r"attention\.to_", "attention.attention.to_"),
         (r"group_norm", "norm"),
-        (r"transformer_blocks\.0", "block"),
+        (r"transformer_blocks", "blocks"),
         (r"attn1", "self_attention"),
         (r"attn2", "cross_attention"),
         (r"to_out\.0", "to_out"),
@@ -121,7 +123,8 @@ def renamed(weights: dict[str, torch.Tensor], levels: int) -> dict[str, torch.Te
     for key, weight in weights.items():
         for pattern, name in rules:
             key = re.sub(pattern, name, key)
-        named[key] = weight[..., 0, 0] if re.search(r"attention\.proj_(in|out)\.weight", key) else weight
+        pointwise = weight.ndim == 4 and re.search(r"attention\.proj_(in|out)\.weight", key)
+        named[key] = weight[..., 0, 0] if pointwise else weight
     return named
 
 
@@ -200,6 +203,46 @@ def test_latent_diffusion_network_equals_diffusers_traps_18_19():
     x, time, cond = inputs(config)
     asked = {"encoder_hidden_states": cond["tokens"].double(), "encoder_attention_mask": cond["token_mask"]}
     assert_equal_networks(UNet(config), theirs, x, time * 200, cond, **asked)
+
+
+def test_sdxl_network_equals_diffusers():
+    """Several blocks in a transformer, heads level by level, and sizes beside the pooled vector."""
+    theirs = UNet2DConditionModel(
+        in_channels=2,
+        out_channels=2,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 3),
+        cross_attention_dim=6,
+        norm_num_groups=4,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=5 + 6 * 4,
+    )
+    config = replace(
+        SMALL,
+        attention_levels=(0, 1),
+        num_heads=(2, 4),
+        transformer_depth=(1, 3),
+        context_dim=6,
+        pooled_dim=5,
+        size_count=6,
+        size_waves=4,
+        flip_sin_to_cos=True,
+        freq_shift=0.0,
+    )
+    x, time, cond = inputs(config)
+    sizes = torch.tensor([[1024.0, 768, 0, 0, 512, 640]]).expand(len(x), -1)
+    added = {"text_embeds": cond["pooled"].double(), "time_ids": sizes.double()}
+    asked = {"encoder_hidden_states": cond["tokens"].double(), "encoder_attention_mask": cond["token_mask"]}
+    told = {**cond, "sizes": sizes}
+    assert_equal_networks(UNet(config), theirs, x, time * 200, told, **asked, added_cond_kwargs=added)
+    with pytest.raises(UserError, match=r"cond\['sizes'\] of shape \[3, 6\], and got nothing"):
+        UNet(config)(x, time, cond)
 
 
 def test_the_concatenated_image_comes_behind_the_noisy_one(shaken):

@@ -97,19 +97,25 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer block over pixels [B, C, H, W] that reads a context [B, L, context_dim].
+    """Transformer blocks over pixels [B, C, H, W] that read a context [B, L, context_dim].
 
-    `x + proj_out(block(proj_in(norm(x)), context))`, `proj_out` starting at zero.
+    `x + proj_out(blocks(proj_in(norm(x)), context))`, `proj_out` starting at zero. Attention sites are those
+    of the blocks: "<site>.self" and "<site>.cross", of several blocks "<site>.<block>.self" and so on.
     Source: arXiv:2112.10752, App. E.2.1. Its group norm uses eps 1e-6, as the released weights expect.
     """
 
-    def __init__(self, channels: int, heads: int, context_dim: int, site: str, *, groups: int = 32) -> None:
+    def __init__(
+        self, channels: int, heads: int, context_dim: int, site: str, *, depth: int = 1, groups: int = 32
+    ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels)
-        self.block = TransformerBlock(channels, heads, context_dim, site)
+        sites = [site] if depth == 1 else [f"{site}.{block}" for block in range(depth)]
+        self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context_dim, one) for one in sites)
         self.proj_out = zero(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        h = self.block(self.proj_in(to_sequence(self.norm(x))), context, mask)
+        h = self.proj_in(to_sequence(self.norm(x)))
+        for block in self.blocks:
+            h = block(h, context, mask)
         return x + to_image(self.proj_out(h), x.shape[2])

@@ -138,6 +138,15 @@ def pooled_of(cond: Mapping[str, Any], batch: int, dim: int, dtype: torch.dtype)
     return pooled.to(dtype)
 
 
+def sizes_of(cond: Mapping[str, Any], batch: int, count: int, waves: int) -> Tensor:
+    """`cond["sizes"]` [B, count], each number in its waves: [B, count * waves]. Source: arXiv:2307.01952."""
+    sizes = cond.get("sizes")
+    if sizes is None or list(sizes.shape) != [batch, count]:
+        found = "nothing" if sizes is None else list(sizes.shape)
+        raise UserError(f"this network needs cond['sizes'] of shape {[batch, count]}, and got {found}")
+    return sinusoidal(sizes.flatten(), waves, flip=True, shift=0.0).unflatten(0, (batch, count)).flatten(1)
+
+
 def concatenated(x: Tensor, cond: Mapping[str, Any], in_channels: int, concat_channels: int) -> Tensor:
     """x [B, in_channels, H, W] with `cond["concat"]` [B, concat_channels, H, W] behind it, if one is due."""
     if x.shape[1] != in_channels:

@@ -19,6 +19,7 @@ from noisette.nets.embedding import (
     concatenated,
     label_of,
     pooled_of,
+    sizes_of,
     tokens_of,
 )
 from noisette.nets.layers import Downsample, ResBlock, Upsample, double, halve, run, zero
@@ -30,13 +31,16 @@ class UNetConfig:
 
     Level 0 is the full resolution; level i runs at 1/2^i of it with `model_channels * channel_mult[i]`
     channels. `attention_levels` name the levels with attention; the middle always has it. Heads:
-    `head_channels` wide each, or `num_heads` of them where that is None. `time_embedding` "sinusoidal"
+    `head_channels` wide each, or `num_heads` of them where that is None; `transformer_depth` blocks stand in
+    each place that reads tokens. Both may be given level by level; the middle is like the last level.
+    `time_embedding` "sinusoidal"
     speaks DDPM's dialect by default; `flip_sin_to_cos=True, freq_shift=0` is Stable Diffusion's. "fourier"
     suits a time of `ln(sigma) / 4`. `scale_shift` turns additive time features into adaptive group norm,
     `resblock_updown` (strided) convolutions between levels into residual blocks. `context_dim` adds
     cross-attention to tokens, `pooled_dim` a vector for the whole text that joins the time,
     `concat_channels` image conditions at the input, `num_classes` a class embedding with one row more for
-    "no label". `patch_size` p > 1 folds p x p pixels into channels, so the
+    "no label". `size_count` numbers, each in `size_waves` waves, join the pooled vector: the sizes that
+    SDXL is told. `patch_size` p > 1 folds p x p pixels into channels, so the
     whole network works at 1/p of the resolution. `learned_variance` doubles the output channels.
     Raises UserError for numbers that do not fit together.
     """
@@ -47,8 +51,9 @@ class UNetConfig:
     channel_mult: tuple[int, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 2
     attention_levels: tuple[int, ...] = (1,)
-    num_heads: int = 1
+    num_heads: int | tuple[int, ...] = 1
     head_channels: int | None = None
+    transformer_depth: int | tuple[int, ...] = 1
     time_embedding: str = "sinusoidal"
     flip_sin_to_cos: bool = False
     freq_shift: float = 1.0
@@ -59,6 +64,8 @@ class UNetConfig:
     num_classes: int | None = None
     context_dim: int | None = None
     pooled_dim: int | None = None
+    size_count: int = 0
+    size_waves: int = 256
     concat_channels: int = 0
     learned_variance: bool = False
     patch_size: int = 1
@@ -67,10 +74,17 @@ class UNetConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
-        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        for name in ("channel_mult", "attention_levels", "num_heads", "transformer_depth"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if isinstance(value, int) else tuple(value))
         levels = len(self.channel_mult)
-        counts = (self.num_res_blocks, self.patch_size, self.num_heads, self.norm_groups, *self.channel_mult)
+        per_level = (self.num_heads, self.transformer_depth)
+        if any(not isinstance(value, int) and len(value) != levels for value in per_level):
+            raise UserError(
+                f"num_heads and transformer_depth have one number, or one for each of {levels} levels"
+            )
+        counts = (self.num_res_blocks, self.patch_size, self.norm_groups, *self.channel_mult)
+        counts += tuple(f(level) for level in range(levels) for f in (self.heads, self.depth))
         if levels == 0 or min(counts) < 1:
             raise UserError("a U-Net needs at least one level, and 1 or more of everything that is counted")
         check_time_embedding(self.time_embedding)
@@ -85,14 +99,27 @@ class UNetConfig:
                 )
         for level in {*self.attention_levels, levels - 1}:
             channels, size = self.channels[level], self.head_channels
-            if channels % (size or self.num_heads):
-                wanted = f"heads of {size} channels" if size else f"{self.num_heads} heads"
+            if channels % (size or self.heads(level)):
+                wanted = f"heads of {size} channels" if size else f"{self.heads(level)} heads"
                 raise UserError(f"{channels} channels at level {level} do not split into {wanted}")
+        if self.size_count and self.pooled_dim is None:
+            raise UserError("sizes join the pooled vector: set pooled_dim")
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of each level."""
         return tuple(self.model_channels * mult for mult in self.channel_mult)
+
+    def heads(self, level: int) -> int:
+        """Heads of attention at a level."""
+        if self.head_channels:
+            return max(1, self.channels[level] // self.head_channels)
+        return self.num_heads if isinstance(self.num_heads, int) else self.num_heads[level]
+
+    def depth(self, level: int) -> int:
+        """Blocks of a transformer at a level."""
+        depth = self.transformer_depth
+        return depth if isinstance(depth, int) else depth[level]
 
     @property
     def stride(self) -> int:
@@ -118,15 +145,27 @@ def _res_block(
     )
 
 
-def _attention(config: UNetConfig, channels: int, site: str) -> AttentionBlock | SpatialTransformer:
-    heads = channels // config.head_channels if config.head_channels else config.num_heads
+def _attention(config: UNetConfig, level: int, site: str) -> AttentionBlock | SpatialTransformer:
+    channels, heads, groups = config.channels[level], config.heads(level), config.norm_groups
     if config.context_dim is None:
-        return AttentionBlock(channels, heads, site, groups=config.norm_groups, eps=config.norm_eps)
-    return SpatialTransformer(channels, heads, config.context_dim, site, groups=config.norm_groups)
+        return AttentionBlock(channels, heads, site, groups=groups, eps=config.norm_eps)
+    depth = config.depth(level)
+    return SpatialTransformer(channels, heads, config.context_dim, site, depth=depth, groups=groups)
 
 
 # What every stage is told: the embedding of time and class, the tokens, and which tokens count.
 Told: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+def _pooled(config: UNetConfig) -> nn.Module | None:
+    """What the pooled vector goes through: a matrix, or two where sizes stand beside it, as in SDXL."""
+    if config.pooled_dim is None:
+        return None
+    width = 4 * config.model_channels
+    if not config.size_count:
+        return nn.Linear(config.pooled_dim, width)
+    told = config.pooled_dim + config.size_count * config.size_waves
+    return nn.Sequential(nn.Linear(told, width), nn.SiLU(), nn.Linear(width, width))
 
 
 class Stage(nn.Module):
@@ -184,8 +223,8 @@ class UNet(nn.Module):
 
     `forward(x, time, cond)`: x [B, in_channels, H, W], H and W multiples of `config.stride`; time [B] in
     the denoiser's unit (index 0..T-1, or ln(sigma)/4); cond holds "label", "tokens" (and "token_mask"),
-    "pooled", "concat" as the config asks, other keys are ignored. Returns [B, out_channels, H, W], twice the
-    channels with `learned_variance`. At initialisation the output is exactly 0.
+    "pooled", "sizes" [B, size_count], "concat" as the config asks, other keys are ignored. Returns
+    [B, out_channels, H, W], twice the channels with `learned_variance`. At initialisation the output is 0.
 
     `gradient_checkpointing` (attribute, off) recomputes each stage in backward: less memory, more time.
     Attention sites: "down.<level>.<block>.self", "mid.self", "up.<level>.<block>.self", and ".cross".
@@ -208,13 +247,13 @@ class UNet(nn.Module):
             fourier_scale=config.fourier_scale,
         )
         self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, 4 * base)
-        self.pooled = None if config.pooled_dim is None else nn.Linear(config.pooled_dim, 4 * base)
+        self.pooled = _pooled(config)
         self.conv_in = nn.Conv2d((config.in_channels + config.concat_channels) * folded, base, 3, padding=1)
         skips = self._build_down(config)
-        deepest = config.channels[-1]
+        deepest, last = config.channels[-1], len(config.channels) - 1
         self.mid = nn.ModuleList(
             [
-                Stage(_res_block(config, deepest, deepest), _attention(config, deepest, "mid")),
+                Stage(_res_block(config, deepest, deepest), _attention(config, last, "mid")),
                 Stage(_res_block(config, deepest, deepest), None),
             ]
         )
@@ -232,7 +271,7 @@ class UNet(nn.Module):
             stages = []
             for block in range(config.num_res_blocks):
                 attends = level in config.attention_levels
-                attention = _attention(config, width, f"down.{level}.{block}") if attends else None
+                attention = _attention(config, level, f"down.{level}.{block}") if attends else None
                 stages.append(Stage(_res_block(config, channels, width), attention))
                 channels = width
                 skips.append(width)
@@ -251,7 +290,7 @@ class UNet(nn.Module):
             width, stages = config.channels[level], []
             for block in range(config.num_res_blocks + 1):
                 attends = level in config.attention_levels
-                attention = _attention(config, width, f"up.{level}.{block}") if attends else None
+                attention = _attention(config, level, f"up.{level}.{block}") if attends else None
                 stages.append(Stage(_res_block(config, channels + skips.pop(), width), attention))
                 channels = width
             grow = None
@@ -264,8 +303,12 @@ class UNet(nn.Module):
         emb = self.time(time.expand(batch))
         if self.label is not None:
             emb = emb + self.label(label_of(cond, batch))
-        if self.pooled is not None:
-            emb = emb + self.pooled(pooled_of(cond, batch, self.pooled.in_features, emb.dtype))
+        if self.pooled is not None and self.config.pooled_dim is not None:
+            pooled = pooled_of(cond, batch, self.config.pooled_dim, emb.dtype)
+            if self.config.size_count:
+                sizes = sizes_of(cond, batch, self.config.size_count, self.config.size_waves)
+                pooled = torch.cat([pooled, sizes.to(emb.dtype)], dim=1)
+            emb = emb + self.pooled(pooled)
         return F.silu(emb)
 
     def forward(self, x: Tensor, time: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
