@@ -19,16 +19,18 @@ text = TextConfig(
     max_position_embeddings=77,
 )
 
+# What learns fastest at first is not best in the end. With 128 channels above and below, times of mean 0.5
+# and a rate of 3e-3 the loss was lower after four minutes; but once the rate had fallen, 21 % of the captions
+# of one object were drawn right after 3,700 steps, where these draw 59 % after 3,200.
 recipe = Recipe(
     spec=ModelSpec(
         name="scenes",
         net=UNetConfig(
             in_channels=8,
             out_channels=8,
-            # As wide below as above: what a shape looks like is decided at 16 x 16.
-            model_channels=128,
-            channel_mult=(1, 1),
-            num_res_blocks=2,
+            model_channels=96,
+            channel_mult=(1, 2),
+            num_res_blocks=1,
             attention_levels=(1,),
             head_channels=32,
             context_dim=192,
@@ -44,15 +46,12 @@ recipe = Recipe(
         text=text,
         codec=autoencoder.spec.codec,
     ),
-    # More noise than usual. What a text says is decided there: after 3,000 steps of the usual times, being
-    # told it lowered the error of v by 0.11 at t = 0.98, by 0.05 at 0.9, and by 0.005 at 0.5. With a shift of
-    # 3 styles and lights came sooner still, but shapes, which are decided in the middle, later.
-    objective=Simple(times=LogitNormalTimes(0.5, 1.1)),
+    objective=Simple(times=LogitNormalTimes()),
     codec="scenes",
     world=ScenesWorld(131_072),
     steps=10_000,
     batch_size=64,
-    lr=3e-3,
+    lr=2e-3,
     warmup=500,
     optimizer="muon",
     decay="cosine",
