@@ -27,7 +27,7 @@ from noisette.nets.vae import AutoencoderKL, AutoencoderKLConfig
 from noisette.recipes.scenes import recipe
 from noisette.scenes.quiz import KINDS, quiz
 from noisette.scenes.reader import Reader
-from noisette.training import ScenesWorld
+from noisette.training import Recipe, ScenesWorld
 
 COUNT = 8
 FEW = replace(QUICK, scales=(1, 3, 7.5, 15), strong=(3, 15), each=2, resamples=8)
@@ -355,18 +355,21 @@ def test_encoders_differ_and_nothing_else_does() -> None:
             recipe.spec.net, context_dim=None, pooled_dim=None))))  # fmt: skip
 
 
-def test_encoders_are_trained_and_gone_on_with(
-    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def base(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The recipe `scenes`, of nothing but a few steps on a few scenes."""
     monkeypatch.setenv("NOISETTE_CACHE", str(tmp_path / "cache"))
     for module in ("setup", "denoising"):
         monkeypatch.setattr(f"noisette.training.{module}.cores", lambda: 0)
     monkeypatch.setattr("noisette.training.denoising.MOST_CAPTIONS", 40)
     model.save(tmp_path / "codec")
-    base = replace(
+    return replace(
         recipe, spec=SPEC, codec=str(tmp_path / "codec"), world=ScenesWorld(8), batch_size=4, sample_every=0,
         precision="fp32",
     )  # fmt: skip
+
+
+def test_encoders_are_trained_and_gone_on_with(tmp_path: Path, base: Recipe) -> None:
     # One that was stopped before its first checkpoint, and one that is whole.
     (tmp_path / "runs" / "bag").mkdir(parents=True)
     (tmp_path / "runs" / "bag" / "recipe.json").write_text("{}")
@@ -378,6 +381,26 @@ def test_encoders_are_trained_and_gone_on_with(
         assert all(torch.equal(value, after[name][key]) for key, value in weights.items())
     with pytest.raises(UserError, match="steps: 2 -> 3"):
         encoders.train(tmp_path / "runs", 3, base)
+
+
+def test_encoders_may_begin_before_a_unet_that_can_draw(tmp_path: Path, base: Recipe, model: Model) -> None:
+    runs, slow = tmp_path / "runs", replace(base, lr=1e-9)
+    assert encoders.train(runs, 1, slow, model)
+    known: Any = model.denoiser.net
+    layers = set()
+    for name, one in alignment.load(runs).items():
+        net: Any = one.denoiser.net
+        layers.add(net.text.config.num_hidden_layers)
+        assert one.notes["start"] == name and one.spec.codec == model.spec.codec
+        for key, value in known.net.state_dict().items():
+            torch.testing.assert_close(net.net.state_dict()[key], value, rtol=0, atol=1e-6)
+        words = "token_embedding.weight"
+        assert not torch.allclose(net.text.state_dict()[words], known.text.state_dict()[words], atol=1e-3)
+    assert layers == {0, 1, 6}
+    assert encoders.train(runs, 1, slow, model), "what is whole is not begun again"
+    wider = replace(SPEC, net=replace(NET, model_channels=16))
+    with pytest.raises(UserError, match="has another U-Net than the recipe"):
+        encoders.train(tmp_path / "more", 1, replace(base, spec=wider), model)
 
 
 def test_the_part_a_caption_takes_away_is_measured(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,9 @@ def _count(state: TrainState) -> int:
 
 def _notes(state: TrainState) -> dict[str, str | int | float]:
     recipe = state.recipe
+    start = getattr(recipe, "start", None)
     return {
+        **({"start": Path(start).name} if start else {}),
         "trained_on": f"{_count(state)} images ({Path(state.loader.data.origin).name})",
         "steps": state.step,
         "batch_size": recipe.batch_size,

@@ -112,7 +112,8 @@ def sections(trained: Trained, measured: Measured) -> list[Section]:
     pictures = {NAMES[name]: one["pictures"] for name, one in found.items()}
     counts = next(iter(found.values()))["relation by split"]
     bench = next(iter(trained.benches.values()))
-    steps = bench.model.notes.get("steps")
+    steps, start = (bench.model.notes.get(name) for name in ("steps", "start"))
+    begun = ", which had learned to draw with another encoder before" if start else ""
     return [
         Section(
             "encoders",
@@ -135,7 +136,8 @@ def sections(trained: Trained, measured: Measured) -> list[Section]:
                 ),
             ],
             f"Three models, trained for {steps if steps is not None else 'as many'} steps each on the same "
-            "scenes in the same order with the same U-Net; only the text encoder differs, trained with it. "
+            f"scenes in the same order with the same U-Net{begun}; only the text encoder differs, trained "
+            "with it from nothing. "
             "The bag of words has neither layers nor positions and cannot know in which order words stand. "
             "Binding: both of two objects have their shape and color; a relation counts when both objects "
             f"are right and it holds. {counts[0][1]} questions a cell; scale "

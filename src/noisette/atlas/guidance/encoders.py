@@ -2,8 +2,9 @@
 
 ``python -m noisette.atlas.guidance.encoders OUT --steps N`` trains a model with each, one after the other, on
 the same scenes in the same order, into OUT/bag, OUT/small and OUT/large; ``noisette atlas guidance --encoders
-OUT`` compares them. Stopped and started again it goes on where it was. It takes as long as three trainings
-of the recipe `scenes` of so many steps.
+OUT`` compares them. With ``--unet MODEL`` the U-Net begins with that model's weights, the same for all three,
+and only the encoders begin anew: then far fewer steps tell them apart. Stopped and started again it goes on
+where it was. It takes as long as three trainings of the recipe `scenes` of so many steps.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from noisette.errors import UserError
-from noisette.nets.text import TextConfig
+from noisette.models import Model
+from noisette.nets.text import Prompted, TextConfig
 from noisette.recipes.scenes import recipe as scenes
 from noisette.training import Recipe, fit
 from noisette.training.checkpoint import checkpoint_folders
@@ -50,19 +55,46 @@ def recipes(steps: int, base: Recipe = scenes) -> dict[str, Recipe]:
     }
 
 
-def train(out: str | os.PathLike[str], steps: int = STEPS, base: Recipe = scenes) -> bool:
+def train(
+    out: str | os.PathLike[str], steps: int = STEPS, base: Recipe = scenes, unet: Model | None = None
+) -> bool:
     """Train what is not trained yet in ``out``; False when asked to stop before the end.
 
-    Raises UserError where ``out`` holds something else, or runs of another recipe or number of steps.
+    ``unet``: the model with whose U-Net, autoencoder and words all three begin. Raises UserError where
+    ``out`` holds something else, or runs of another recipe or number of steps, and for a U-Net that does not
+    fit.
     """
     for name, recipe in recipes(steps, base).items():
         folder = Path(out) / name
+        if unet is not None:
+            recipe = _beginning_with(unet, recipe, Path(out) / "begin" / name)
         begun = bool(checkpoint_folders(folder / CHECKPOINTS))
         # Stopped before its first checkpoint, a run has nothing to go on from, and begins anew.
         fresh = not begun and (folder / "recipe.json").exists()
         if fit(recipe, None, folder, resume=begun, overwrite=fresh).interrupted:
             return False
     return True
+
+
+def _beginning_with(unet: Model, recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe from a model in ``folder`` that has the U-Net of ``unet`` and a new text encoder."""
+    whole, text, plan = unet.denoiser.net, unet.spec.text, recipe.spec.text
+    if (
+        not isinstance(whole, Prompted)
+        or not isinstance(text, TextConfig)
+        or not isinstance(plan, TextConfig)
+    ):
+        raise UserError(f"{unet.spec.name} does not train its text encoder: there is nothing to exchange")
+    if unet.spec.net != recipe.spec.net:
+        raise UserError(f"{unet.spec.name} has another U-Net than the recipe {recipe.spec.name}")
+    if not folder.exists():
+        torch.manual_seed(recipe.seed)
+        chosen = replace(text, num_hidden_layers=plan.num_hidden_layers, positions=plan.positions)
+        spec = replace(unet.spec, name=recipe.spec.name, text=chosen)
+        new: Any = spec.build()
+        new.net.load_state_dict(whole.net.state_dict())
+        Model.new(spec, new, codec=unet.codec, texts=unet.texts).save(folder)
+    return replace(recipe, start=str(folder), codec=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,10 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the folder of the three runs")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of each training; default {STEPS}")
     parser.add_argument("--codec", help="the model whose autoencoder is used; default scenes")
+    parser.add_argument("--unet", help="the model with whose U-Net all three begin; default none")
     asked = parser.parse_args(arguments)
     base = scenes if asked.codec is None else replace(scenes, codec=asked.codec)
     try:
-        return 0 if train(asked.out, asked.steps, base) else 130
+        unet = None if asked.unet is None else Model.load(asked.unet)
+        return 0 if train(asked.out, asked.steps, base, unet) else 130
     except UserError as error:
         parser.exit(2, f"{error}\n")
 
