@@ -19,9 +19,9 @@ text = TextConfig(
     max_position_embeddings=77,
 )
 
-# What learns fastest at first is not best in the end. With 128 channels above and below, times of mean 0.5
-# and a rate of 3e-3 the loss was lower after four minutes; but once the rate had fallen, 21 % of the captions
-# of one object were drawn right after 3,700 steps, where these draw 59 % after 3,200.
+# What looks best in the first minutes is not best in the end. 128 channels above and below, times of mean 0.5
+# and a rate of 3e-3, chosen by the losses after four minutes, drew 21 % of the captions of one object right
+# once the rate had fallen, after 3,700 steps, where these drew 59 % after 3,200.
 recipe = Recipe(
     spec=ModelSpec(
         name="scenes",
