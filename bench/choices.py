@@ -2,14 +2,15 @@
 
 The recipe `scenes` with other networks, optimizers and rates, trained side by side on the same latents of the
 same scenes in the same order. They take turns of half a minute, so that a slow minute hits all alike, until
-each has had its share of time; loading counts, measuring does not. What is compared is the loss of the
-averaged weights on scenes that training never shows, the same noise for all. Learning rates climb and stay:
-a few minutes say who learns fast, not who ends best.
+each has had its share of time, in which its learning rate climbs and falls to nothing. Loading counts,
+measuring does not. What is compared is the loss of the averaged weights on scenes that training never shows,
+the same noise for all. A few minutes say who learns fast, not who ends best.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from noisette.training.kept import kept
 from noisette.training.setup import Batch, batches, begin
 from noisette.training.state import TrainState
 
-MINUTES, TURN, MARKS = 6.0, 30.0, 3
+MINUTES, TURN = 8.0, 30.0
 HELD, AT_ONCE = 512, 64
 WORLD = 16_384
 """Scenes, of which a few minutes see about each once."""
@@ -51,9 +52,7 @@ def alternatives(base: Recipe) -> dict[str, Recipe]:
 
     return {
         "scenes": short,
-        "half the rate": replace(short, lr=short.lr / 2),
         "AdamW": replace(short, optimizer="adamw", lr=1e-3),
-        "AdamW, half the rate": replace(short, optimizer="adamw", lr=5e-4),
         "DiT": with_net(dit),
         "64 channels": with_net(replace(unet, model_channels=64)),
     }
@@ -68,18 +67,16 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     seconds, turn = (2.0, 1.0) if asked.quick else (60 * asked.minutes, TURN)
-    runs = [Run.of(name, recipe) for name, recipe in alternatives(replace(scenes, codec=asked.codec)).items()]
+    recipes = alternatives(replace(scenes, codec=asked.codec))
+    runs = [Run.of(name, recipe, seconds) for name, recipe in recipes.items()]
     task: Any = runs[0].state.task
     held = kept(SceneDataset(64, "test", HELD, length=HELD, scenes=True), codec=task.codec)
-    marks = [seconds * (k + 1) / MARKS for k in range(MARKS)]
-    for mark in marks:
-        while any(run.spent < mark for run in runs):
-            for run in runs:
-                run.go_on(min(turn, mark - run.spent))
+    while any(run.spent < seconds for run in runs):
         for run in runs:
-            run.losses.append(round(held_out_loss(run.state, held), 4))
+            run.go_on(min(turn, seconds - run.spent))
             print(run.told(), flush=True)
-    result = {"seconds": marks, "machine": machine.facts(), "rows": [run.row() for run in runs]}
+    rows = [{**run.row(), "loss": round(held_out_loss(run.state, held), 4)} for run in runs]
+    result = {"seconds": seconds, "machine": machine.facts(), "rows": rows}
     if not asked.quick:
         machine.write("choices", result)
 
@@ -91,31 +88,39 @@ class Run:
     name: str
     state: TrainState
     updates: Iterator[Any]
-    losses: list[float]
+    seconds: float
     spent: float = 0.0
 
     @classmethod
-    def of(cls, name: str, recipe: Recipe) -> Run:
-        """A run before its first step."""
+    def of(cls, name: str, recipe: Recipe, seconds: float) -> Run:
+        """A run before its first step, and the time it will have."""
         state = begin(recipe, None)
         state.net.train()
 
         def loss(batch: Batch) -> torch.Tensor:
             images, draws = batch
+            for group in state.optimizer.param_groups:
+                group["lr"] *= run.left()
             with torch.autocast("cpu", torch.bfloat16):
                 return state.task.loss(state.net, images, draws, state.step)
 
         steps = train(loss, batches(state, CPU), state.optimizer, max_grad_norm=recipe.max_grad_norm)
-        return cls(name, state, steps, [])
+        run = cls(name, state, steps, seconds)
+        return run
+
+    def left(self) -> float:
+        """What is left of the learning rate, by the time that is: from 1 to 0 along a cosine."""
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, self.spent / self.seconds)))
 
     def go_on(self, seconds: float) -> None:
         """Train for that long."""
-        start = time.perf_counter()
-        while time.perf_counter() - start < seconds:
+        end = self.spent + seconds
+        while self.spent < end:
+            start = time.perf_counter()
             next(self.updates)
             self.state.step += 1
             self.state.ema.update(self.state.net)
-        self.spent += time.perf_counter() - start
+            self.spent += time.perf_counter() - start
 
     def row(self) -> dict[str, Any]:
         """What is kept of it."""
@@ -127,13 +132,12 @@ class Run:
             "parameters": parameters(self.state.net),
             "steps": self.state.step,
             "images_per_second": round(images / self.spent, 1),
-            "losses": self.losses,
         }
 
     def told(self) -> str:
         """The same in words."""
         row = self.row()
-        return f"{self.name}: {row['steps']} steps, {row['images_per_second']} images/s, losses {self.losses}"
+        return f"{self.name}: {row['steps']} steps, {row['images_per_second']} images/s"
 
 
 @torch.no_grad()
@@ -144,7 +148,6 @@ def held_out_loss(state: TrainState, held: Images) -> float:
         for first in range(0, len(held), AT_ONCE):
             batch = held.fetch(range(first, min(first + AT_ONCE, len(held))))
             losses.append(float(state.task.loss(state.net, batch, Draws(0, first), 0)))
-    state.net.train()
     return sum(losses) / len(losses)
 
 

@@ -281,7 +281,7 @@ def _choices() -> Iterator[str]:
     yield (
         "Loss of the averaged weights on scenes that training never shows, after equal time on the same "
         "data; the recipe is the first line, each other differs from it in what its name says. Trainings "
-        "take turns of half a minute; rates climb and stay."
+        "take turns of half a minute; in its time the rate of each climbs and falls to nothing."
     )
     yield ""
     rows = [
@@ -291,12 +291,12 @@ def _choices() -> Iterator[str]:
             f"{row['lr']:g}",
             f"{row['parameters'] / 1e6:.1f} M",
             f"{row['images_per_second']:.0f}",
-            *(f"{loss:.3f}" for loss in row["losses"]),
+            f"{row['loss']:.3f}",
         )
         for row in choices["rows"]
     ]
-    times = [f"after {seconds / 60:.0f} min" for seconds in choices["seconds"]]
-    yield from _table(("recipe", "optimizer", "lr", "parameters", "images/s", *times), rows)
+    loss = f"loss after {choices['seconds'] / 60:.0f} min"
+    yield from _table(("recipe", "optimizer", "lr", "parameters", "images/s", loss), rows)
 
 
 _PARTS = ("text", "network", "encoder", "decoder")

@@ -168,9 +168,10 @@ def test_every_turn_shows_every_scene_once_in_other_words(tmp_path: Path) -> Non
     texts, orders = [], []
     for turn in range(3):
         batch = data.fetch(range(10 * turn, 10 * turn + 10))
-        assert batch.keys() == {"image", "text"}
+        assert batch.keys() == {"image", "scene", "text"}
         where = [int((pictures["image"] == image).flatten(1).all(1).nonzero()) for image in batch["image"]]
         assert sorted(where) == list(range(10))
+        assert batch["scene"] == [pictures["scene"][row] for row in where]
         for row, text in zip(where, batch["text"], strict=True):
             assert holds(pictures["scene"][row], parse(text)), text
         texts.append(dict(zip(where, batch["text"], strict=True)))

@@ -14,6 +14,6 @@ recipe = replace(
     text_to_image,
     spec=replace(text_to_image.spec, name="emoji"),
     fit="pad",
-    steps=8_000,
+    steps=5_000,
     batch_size=32,
 )

@@ -4,7 +4,7 @@ from noisette.training.draws import Draws
 from noisette.training.ema import EMA
 from noisette.training.history import LossHistory
 from noisette.training.objectives import P2, Hybrid, MinSNR, Objective, Simple, Vlb, Weighting
-from noisette.training.recipe import AutoencoderRecipe, Plan, Recipe
+from noisette.training.recipe import AutoencoderRecipe, GroundingRecipe, Plan, Recipe
 from noisette.training.reconstruction import Reconstruction
 from noisette.training.runner import FitResult, fit
 from noisette.training.times import LogitNormalTimes, LogNormalSigma, Rows, Times, UniformTimes
@@ -16,6 +16,7 @@ __all__ = [
     "AutoencoderRecipe",
     "Draws",
     "FitResult",
+    "GroundingRecipe",
     "Hybrid",
     "LogNormalSigma",
     "LogitNormalTimes",

@@ -87,11 +87,11 @@ class KeptScenes(KeptImages):
         return ENDLESS
 
     def fetch(self, indices: Sequence[int], flip: Sequence[bool] | None = None) -> dict[str, Any]:
-        """A batch: "image" float32 [B, C, H, W] and "text", captions made for this turn."""
+        """A batch: "image" float32 [B, C, H, W], "scene", and "text", captions made for this turn."""
         batch = super().fetch([self._row(i) for i in indices], flip)
-        scenes = [Scene.from_json(text) for text in batch.pop("scene")]
+        scenes = [Scene.from_json(text) for text in batch["scene"]]
         told = (caption(s, Random(f"{self.fingerprint}/{i}")) for s, i in zip(scenes, indices, strict=True))
-        return {**batch, "text": list(told)}
+        return {**batch, "scene": scenes, "text": list(told)}
 
     def _row(self, index: int) -> int:
         turn, place = divmod(index, len(self.images))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from noisette.models import ModelSpec
     from noisette.training.reconstruction import Reconstruction
 
-__all__ = ["AutoencoderRecipe", "Plan", "Recipe", "differences"]
+__all__ = ["AutoencoderRecipe", "GroundingRecipe", "Plan", "Recipe", "differences"]
 
 # What may change between the two halves of one run without changing what is learned.
 CONVENIENCES = (
@@ -121,6 +121,15 @@ class Recipe(Plan):
         _require(
             not (latent and self.flip), f"{self.spec.name} learns latents, which have no mirror: flip=False"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingRecipe(Recipe):
+    """How to teach the text encoder of a model where things are, before its network learns to draw.
+
+    Its objective is the cross-entropy of `noisette.training.grounding`; what comes of it is a model that
+    others ``start`` from.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

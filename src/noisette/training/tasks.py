@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from noisette.data import Images
 from noisette.training.draws import Draws
-from noisette.training.recipe import AutoencoderRecipe, Plan, Recipe
+from noisette.training.recipe import AutoencoderRecipe, GroundingRecipe, Plan, Recipe
 
 __all__ = ["Savable", "Task", "task_of"]
 
@@ -53,8 +53,11 @@ def task_of(recipe: Plan, device: torch.device) -> Task:
     """The task of a recipe."""
     from noisette.training.autoencoding import Autoencoding
     from noisette.training.denoising import Denoising
+    from noisette.training.grounding import Grounding
 
     match recipe:
+        case GroundingRecipe():
+            return Grounding(recipe, device)
         case Recipe():
             return Denoising(recipe, device)
         case AutoencoderRecipe():
