@@ -15,7 +15,7 @@ from noisette.nets import UNetConfig
 from noisette.nets.text import Prompted, TextConfig
 from noisette.scenes import render, sample_scene
 from noisette.scenes.dataset import SceneDataset
-from noisette.scenes.maps import segmentation
+from noisette.scenes.maps import PALETTE, segmentation
 from noisette.scenes.parse import parse
 from noisette.scenes.scene import COLORS, SHAPES
 from noisette.schedules import CosineVP
@@ -67,7 +67,7 @@ def test_cells_are_what_a_rendering_shows() -> None:
     assert set(shapes.unique().tolist()) == {0, 1 + SHAPES.index("cube")}
     assert set(colors.unique().tolist()) == {0, 1 + COLORS.index("red")}
     drawn = segmentation(render([scene], 16, samples=1))[0]
-    cube = torch.tensor([60, 180, 75]).view(3, 1, 1) / 255
+    cube = torch.tensor(PALETTE["cube"]).view(3, 1, 1) / 255
     assert torch.equal(shapes > 0, (drawn - cube).abs().amax(0) < 1e-6)
 
 

@@ -1,7 +1,7 @@
 """The text encoder of `scenes`, before anything is drawn: which shape and color is where. Data: scenes.
 
-A network that begins with it (`noisette train scenes --start RUN`) learns what stands left of what; one that
-begins without it had not, after 640,000 pictures.
+Networks begin with it: `noisette train scenes --start RUN`. Without it, "left" and "right" were the same to
+one that had seen 640,000 pictures; after 64,000 more with a text encoder taught so, it told them apart.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A diffusion loss is slow to teach "left of": which of two objects stands on which side hangs on the word, on
 the object and on the place at once, and no two of the three say anything. What hangs on a word alone is
 learned long before, and the encoder settles into it. Asked outright which shape and which color is in each
-cell of a picture of which it knows the caption only, it finds out in minutes.
+cell of a picture of which it knows the caption only, the encoder of `scenes` found out within 52,000 captions
+after it had not in 640,000 pictures.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from noisette.data import Images
 from noisette.errors import UserError
 from noisette.models import Model
+from noisette.nets.attention import Attention
 from noisette.nets.text import Prompted, TextEncoder
 from noisette.scenes import Scene
 from noisette.scenes.render import render
@@ -32,7 +34,7 @@ from noisette.training.samples import SHOWN, tile
 __all__ = ["CellReader", "Grounding", "cells"]
 
 SIDE = 8
-WORLDS = (SHAPES, COLORS)
+ASKED = (SHAPES, COLORS)
 """What each cell is asked for; 0 answers that there is nothing."""
 
 
@@ -48,27 +50,27 @@ class CellReader(nn.Module):
     `forward(ids, mask)`: ids, mask [B, L]; returns logits of shapes [B, 8, S, S] and colors [B, 11, S, S].
     """
 
-    def __init__(self, text: TextEncoder, heads: int = 6, side: int = SIDE) -> None:
+    def __init__(self, text: TextEncoder) -> None:
         super().__init__()
-        dim, whole = text.config.hidden_size, text.config.pooled_size
-        self.text, self.side = text, side
-        self.places = nn.Parameter(0.5 * torch.randn(side * side, dim))
-        self.whole = nn.Linear(whole, dim)
+        dim, heads = text.config.hidden_size, text.config.num_attention_heads
+        self.text = text
+        self.places = nn.Parameter(0.5 * torch.randn(SIDE * SIDE, dim))
+        self.whole = nn.Linear(text.config.pooled_size, dim)
         self.norm = nn.LayerNorm(dim)
-        self.look = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.look = Attention(dim, heads, "cells.cross", context_dim=dim)
         self.out = nn.Sequential(
             nn.LayerNorm(dim),
             nn.Linear(dim, 2 * dim),
             nn.GELU(),
-            nn.Linear(2 * dim, sum(len(world) + 1 for world in WORLDS)),
+            nn.Linear(2 * dim, sum(len(names) + 1 for names in ASKED)),
         )
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         tokens, pooled = self.text(ids)
         x = self.places + self.whole(pooled)[:, None]
-        x = x + self.look(self.norm(x), tokens, tokens, key_padding_mask=~mask, need_weights=False)[0]
-        logits = self.out(x).transpose(1, 2).unflatten(2, (self.side, self.side))
-        return logits.split([len(world) + 1 for world in WORLDS], dim=1)
+        x = x + self.look(self.norm(x), tokens, mask)
+        logits = self.out(x).transpose(1, 2).unflatten(2, (SIDE, SIDE))
+        return logits.split([len(names) + 1 for names in ASKED], dim=1)
 
 
 class Grounding(Denoising):
