@@ -76,8 +76,8 @@ class CellReader(nn.Module):
 class Grounding(Denoising):
     """The task of a `GroundingRecipe`: a model whose text encoder has learned, and whose network has not.
 
-    Its pictures are the cells that captions speak of, each in the color it is said to have, beside the true
-    ones.
+    Its pictures are the colors that captions lead to expect in each cell, mixed by how likely they are, above
+    the true ones.
     """
 
     def prepare(self, data: Images) -> Images:
@@ -109,8 +109,9 @@ class Grounding(Denoising):
         batch = self.data.fetch(range(SHOWN))
         assert self.texts is not None
         told = self.texts.cond(batch["text"], self.device)
-        guess = self.net(told["ids"], told["token_mask"])[1].argmax(1).cpu()
-        return tile(torch.cat([_colored(guess), _colored(cells(batch["scene"])[:, 1])]), SHOWN // 2)
+        guess = self.net(told["ids"], told["token_mask"])[1].softmax(1).cpu()
+        truth = F.one_hot(cells(batch["scene"])[:, 1], len(COLORS) + 1).movedim(-1, 1).float()
+        return tile(torch.cat([_colored(guess), _colored(truth)]), SHOWN // 2)
 
     def finished(self, notes: Mapping[str, str | int | float]) -> Model:
         """The model, of whose parts only the text encoder has learned."""
@@ -118,7 +119,7 @@ class Grounding(Denoising):
         return Model.new(self.spec, self.whole, notes, codec=self.codec, texts=self.texts)
 
 
-def _colored(cells: Tensor) -> Tensor:
-    """Colors by number, 0 for none, as small pictures [N, 3, 4 S, 4 S] in [-1, 1]."""
+def _colored(shares: Tensor) -> Tensor:
+    """Shares of nothing and of each color, [N, 11, S, S], as small pictures [N, 3, 4 S, 4 S] in [-1, 1]."""
     palette = torch.tensor([(0, 0, 0), *(getrgb(PALETTE[name]) for name in COLORS)]) / 127.5 - 1
-    return F.interpolate(palette[cells].movedim(-1, 1), scale_factor=4, mode="nearest")
+    return F.interpolate(torch.einsum("nkhw,kc->nchw", shares, palette), scale_factor=4, mode="nearest")
