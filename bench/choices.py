@@ -1,10 +1,11 @@
 """The first minutes of a recipe and of its alternatives: `python -m bench.choices [--minutes N] [--quick]`.
 
-The recipe `scenes` with other networks, optimizers and rates, trained side by side on the same latents of the
-same scenes in the same order. They take turns of half a minute, so that a slow minute hits all alike, until
-each has had its share of time, in which its learning rate climbs and falls to nothing. Loading counts,
-measuring does not. What is compared is the loss of the averaged weights on scenes that training never shows,
-the same noise for all. A few minutes say who learns fast, not who ends best.
+The recipe `scenes` with other networks, optimizers and rates, trained on the same latents of the same
+scenes in the same order. They run at the same time, each in a process with an equal share of the cores, so
+that a slow minute hits all alike, until each has had its time, in which its learning rate climbs and falls
+to nothing. Loading counts, measuring does not. What is compared is the loss of the averaged weights on
+scenes that training never shows, the same noise for all. A few minutes say who learns fast, not who ends
+best.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ from noisette.training.kept import kept
 from noisette.training.setup import Batch, batches, begin
 from noisette.training.state import TrainState
 
-MINUTES, TURN = 8.0, 30.0
+MINUTES, TOLD = 20.0, 60.0
 HELD, AT_ONCE = 512, 64
 WORLD = 16_384
 """Scenes, of which a few minutes see about each once."""
@@ -60,84 +62,69 @@ def alternatives(base: Recipe) -> dict[str, Recipe]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.choices", description=__doc__)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, each")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training")
     parser.add_argument("--codec", default=scenes.codec, help="the model whose autoencoder makes the latents")
     parser.add_argument("--quick", action="store_true", help="a few steps each, nothing is written")
     asked = parser.parse_args(arguments)
-    torch.set_num_threads(asked.threads)
-    seconds, turn = (2.0, 1.0) if asked.quick else (60 * asked.minutes, TURN)
+    seconds = 2.0 if asked.quick else 60 * asked.minutes
     recipes = alternatives(replace(scenes, codec=asked.codec))
-    runs = [Run.of(name, recipe, seconds) for name, recipe in recipes.items()]
-    task: Any = runs[0].state.task
-    held = kept(SceneDataset(64, "test", HELD, length=HELD, scenes=True), codec=task.codec)
-    while any(run.spent < seconds for run in runs):
-        for run in runs:
-            run.go_on(min(turn, seconds - run.spent))
-            print(run.told(), flush=True)
-    rows = [{**run.row(), "loss": round(held_out_loss(run.state, held), 4)} for run in runs]
-    result = {"seconds": seconds, "machine": machine.facts(), "rows": rows}
+    held = _held(begin(recipes["scenes"], None))  # once, before all look for the same latents at once
+    threads = max(1, len(os.sched_getaffinity(0)) // len(recipes))
+    with ProcessPoolExecutor(len(recipes), get_context("spawn")) as crew:
+        waiting = [
+            crew.submit(trained, name, recipe, held, seconds, threads) for name, recipe in recipes.items()
+        ]
+        rows = [one.result() for one in waiting]
+    result = {"seconds": seconds, "threads_each": threads, "machine": machine.facts(), "rows": rows}
     if not asked.quick:
         machine.write("choices", result)
 
 
-@dataclass
-class Run:
-    """One of the trainings: its state, what is left of its batches, and the time it has had."""
+def _held(state: TrainState) -> Images:
+    task: Any = state.task
+    return kept(SceneDataset(64, "test", HELD, length=HELD, scenes=True), codec=task.codec)
 
-    name: str
-    state: TrainState
-    updates: Iterator[Any]
-    seconds: float
-    spent: float = 0.0
 
-    @classmethod
-    def of(cls, name: str, recipe: Recipe, seconds: float) -> Run:
-        """A run before its first step, and the time it will have."""
-        state = begin(recipe, None)
-        state.net.train()
+def trained(name: str, recipe: Recipe, held: Images, seconds: float, threads: int) -> dict[str, Any]:
+    """What is kept of a training of so many seconds."""
+    torch.set_num_threads(threads)
+    state = begin(replace(recipe, num_workers=0), None)
+    state.net.train()
+    start = time.perf_counter()
 
-        def loss(batch: Batch) -> torch.Tensor:
-            images, draws = batch
-            for group in state.optimizer.param_groups:
-                group["lr"] *= run.left()
-            with torch.autocast("cpu", torch.bfloat16):
-                return state.task.loss(state.net, images, draws, state.step)
-
-        steps = train(loss, batches(state, CPU), state.optimizer, max_grad_norm=recipe.max_grad_norm)
-        run = cls(name, state, steps, seconds)
-        return run
-
-    def left(self) -> float:
+    def left() -> float:
         """What is left of the learning rate, by the time that is: from 1 to 0 along a cosine."""
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, self.spent / self.seconds)))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (time.perf_counter() - start) / seconds)))
 
-    def go_on(self, seconds: float) -> None:
-        """Train for that long."""
-        end = self.spent + seconds
-        while self.spent < end:
-            start = time.perf_counter()
-            next(self.updates)
-            self.state.step += 1
-            self.state.ema.update(self.state.net)
-            self.spent += time.perf_counter() - start
+    def loss(batch: Batch) -> torch.Tensor:
+        images, draws = batch
+        for group in state.optimizer.param_groups:
+            group["lr"] *= left()
+        with torch.autocast("cpu", torch.bfloat16):
+            return state.task.loss(state.net, images, draws, state.step)
 
-    def row(self) -> dict[str, Any]:
-        """What is kept of it."""
-        images = self.state.step * self.state.recipe.batch_size
-        return {
-            "name": self.name,
-            "optimizer": self.state.recipe.optimizer,
-            "lr": self.state.recipe.lr,
-            "parameters": parameters(self.state.net),
-            "steps": self.state.step,
-            "images_per_second": round(images / self.spent, 1),
-        }
-
-    def told(self) -> str:
-        """The same in words."""
-        row = self.row()
-        return f"{self.name}: {row['steps']} steps, {row['images_per_second']} images/s"
+    told = 0.0
+    for _ in train(loss, batches(state, CPU), state.optimizer, max_grad_norm=recipe.max_grad_norm):
+        state.step += 1
+        state.ema.update(state.net)
+        spent = time.perf_counter() - start
+        if spent > told + TOLD:
+            told = spent
+            print(
+                f"{name}: {state.step} steps, {state.step * recipe.batch_size / spent:.1f} images/s",
+                flush=True,
+            )
+        if spent >= seconds:
+            break
+    return {
+        "name": name,
+        "optimizer": recipe.optimizer,
+        "lr": recipe.lr,
+        "parameters": parameters(state.net),
+        "steps": state.step,
+        "images_per_second": round(state.step * recipe.batch_size / spent, 1),
+        "loss": round(held_out_loss(state, held), 4),
+    }
 
 
 @torch.no_grad()

@@ -281,7 +281,7 @@ def _choices() -> Iterator[str]:
     yield (
         "Loss of the averaged weights on scenes that training never shows, after equal time on the same "
         "data; the recipe is the first line, each other differs from it in what its name says. Trainings "
-        "take turns of half a minute; in its time the rate of each climbs and falls to nothing."
+        "run at once, with an equal share of the cores; in their time their rates climb and fall to nothing."
     )
     yield ""
     rows = [

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     for part in asked.parts or PARTS:
         if part == "quality":
             _quality([*threads, *data], asked.minutes)
-        elif part in ("scenes", "report"):  # scenes takes one thread for each of its processes
+        elif part in ("scenes", "choices", "report"):  # these share the cores among processes of their own
             _python(f"bench.{part}")
         else:
             _python(f"bench.{part}", *threads, *(data if part == "throughput" else []))
