@@ -419,7 +419,7 @@ def test_compiling_and_its_setting(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         ("'a red cube' --steps 0 -o a.png", "num_inference_steps must be a whole number from 1"),
         ("'a red cube' --solver dpm-2m -o a.png", 'did you mean "dpmpp-2m"?'),
         ("'a red cube' --spacing spiral -o a.png", "no grid 'spiral'"),
-        ("'a red cube' --width 18 -o a.png", "sides divisible by 4, not 18x16"),
+        ("'a red cube' --width 17 -o a.png", "sides divisible by 2, not 17x16"),
         ("'a red cube' --seed -1 -o a.png", "seed"),
         ("'a red cube' --seed 0 -n 5 --precision fp8 -o a.png", "take fp32, bf16, fp16"),
         ("'a red cube' --guidance-scale nan -o a.png", "guidance_scale must be a finite number"),

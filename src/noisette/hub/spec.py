@@ -172,7 +172,9 @@ class ModelSpec:
     def check_size(self, height: int, width: int) -> None:
         """Raises UserError unless the network can draw pictures of that size."""
         for side in (height, width):
-            if isinstance(side, bool) or not isinstance(side, int) or side < 1 or side % self.stride:
+            if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+                raise UserError(f"pictures have sides of whole pixels, 1 or more, not {width}x{height}")
+            if side % self.stride:
                 raise UserError(
                     f"pictures of {self.name} have sides divisible by {self.stride}, not {width}x{height}"
                 )

@@ -59,14 +59,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution: nearest neighbour, then a 3x3 convolution."""
+    """Double the resolution, or bring it to a `size` (H, W): nearest neighbour, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(double(x))
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return self.conv(double(x) if size is None else F.interpolate(x, size, mode="nearest"))
 
 
 class ResBlock(nn.Module):

@@ -123,8 +123,9 @@ class UNetConfig:
 
     @property
     def stride(self) -> int:
-        """Image sides must be multiples of this: `patch_size * 2^(levels - 1)`."""
-        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+        """Image sides must be multiples of this: a patch, and what ways down that cannot round halve."""
+        exact = self.resblock_updown or self.asymmetric_down
+        return self.patch_size * (2 ** (len(self.channel_mult) - 1) if exact else 1)
 
 
 def _res_block(
@@ -196,7 +197,9 @@ class Down(nn.Module):
             x = run(stage, x, *told, recompute=recompute)
             made.append(x)
         if self.resample is not None:
-            made.append(_resampled(self.resample, x, told))
+            made.append(
+                self.resample(x, told[0]) if isinstance(self.resample, ResBlock) else self.resample(x)
+            )
         return made
 
 
@@ -211,11 +214,12 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor], told: Told, recompute: bool) -> Tensor:
         for stage in self.stages:
             x = run(stage, torch.cat([x, skips.pop()], dim=1), *told, recompute=recompute)
-        return x if self.resample is None else _resampled(self.resample, x, told)
-
-
-def _resampled(resample: nn.Module, x: Tensor, told: Told) -> Tensor:
-    return resample(x, told[0]) if isinstance(resample, ResBlock) else resample(x)
+        if self.resample is None:
+            return x
+        if isinstance(self.resample, ResBlock):
+            return self.resample(x, told[0])
+        # Of an odd size the half was rounded: it goes back to what it came from.
+        return self.resample(x, (skips[-1].shape[2], skips[-1].shape[3]))
 
 
 class UNet(nn.Module):
