@@ -47,7 +47,7 @@ def alternatives(base: Recipe) -> dict[str, Recipe]:
     short = replace(short, world=ScenesWorld(WORLD))
     unet = base.spec.net
     dit = DiTConfig(in_channels=8, out_channels=8, patch_size=2, dim=256, depth=8, num_heads=8,
-                    context_dim=192, pooled_dim=192)  # fmt: skip
+                    context_dim=unet.context_dim, pooled_dim=unet.pooled_dim)  # fmt: skip
 
     def with_net(net: Any) -> Recipe:
         return replace(short, spec=replace(short.spec, net=net))

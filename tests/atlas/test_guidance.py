@@ -19,6 +19,7 @@ from noisette.atlas.guidance.estimates import Estimate, highest, lowest, points,
 from noisette.conditioning.tokenizer import Tokenizer
 from noisette.core import Cond, Level, NetDenoiser, Prediction
 from noisette.errors import UserError
+from noisette.hub import read_spec
 from noisette.models import Defaults, Model
 from noisette.models.texts import LearnedTexts, told_by
 from noisette.nets import UNetConfig
@@ -345,7 +346,7 @@ def test_models_of_other_lengths_of_training_are_not_compared(tmp_path: Path, mo
 def test_encoders_differ_and_nothing_else_does() -> None:
     three = encoders.recipes(4000)
     texts = {name: one.spec.text for name, one in three.items()}
-    assert [(t.num_hidden_layers, t.positions) for t in texts.values()] == [(0, False), (1, True), (6, True)]
+    assert [(t.num_hidden_layers, t.positions) for t in texts.values()] == [(0, False), (1, True), (3, True)]
     assert len({one.spec.net for one in three.values()}) == 1
     same = [replace(one, spec=replace(one.spec, name="", text=None, net=replace(
         one.spec.net, context_dim=None, pooled_dim=None))) for one in three.values()]  # fmt: skip
@@ -373,19 +374,19 @@ def test_encoders_are_trained_and_gone_on_with(tmp_path: Path, base: Recipe) -> 
     # One that was stopped before its first checkpoint, and one that is whole.
     (tmp_path / "runs" / "bag").mkdir(parents=True)
     (tmp_path / "runs" / "bag" / "recipe.json").write_text("{}")
-    assert encoders.train(tmp_path / "runs", 2, base)
+    assert encoders.train(tmp_path / "runs", 2, base, text_steps=2)
     before = {name: one.denoiser.net.state_dict() for name, one in alignment.load(tmp_path / "runs").items()}
-    assert encoders.train(tmp_path / "runs", 2, base)
+    assert encoders.train(tmp_path / "runs", 2, base, text_steps=2)
     after = {name: one.denoiser.net.state_dict() for name, one in alignment.load(tmp_path / "runs").items()}
     for name, weights in before.items():
         assert all(torch.equal(value, after[name][key]) for key, value in weights.items())
     with pytest.raises(UserError, match="steps: 2 -> 3"):
-        encoders.train(tmp_path / "runs", 3, base)
+        encoders.train(tmp_path / "runs", 3, base, text_steps=2)
 
 
 def test_encoders_may_begin_before_a_unet_that_can_draw(tmp_path: Path, base: Recipe, model: Model) -> None:
     runs, slow = tmp_path / "runs", replace(base, lr=1e-9)
-    assert encoders.train(runs, 1, slow, model)
+    assert encoders.train(runs, 1, slow, model, text_steps=2)
     known: Any = model.denoiser.net
     layers = set()
     for name, one in alignment.load(runs).items():
@@ -394,13 +395,15 @@ def test_encoders_may_begin_before_a_unet_that_can_draw(tmp_path: Path, base: Re
         assert one.notes["start"] == name and one.spec.codec == model.spec.codec
         for key, value in known.net.state_dict().items():
             torch.testing.assert_close(net.net.state_dict()[key], value, rtol=0, atol=1e-6)
+        start = read_spec(runs / "text" / name / "model")[1]
+        assert start["steps"] == 2 and start["start"] == name
         words = "token_embedding.weight"
         assert not torch.allclose(net.text.state_dict()[words], known.text.state_dict()[words], atol=1e-3)
-    assert layers == {0, 1, 6}
-    assert encoders.train(runs, 1, slow, model), "what is whole is not begun again"
+    assert layers == {0, 1, 3}
+    assert encoders.train(runs, 1, slow, model, text_steps=2), "what is whole is not begun again"
     wider = replace(SPEC, net=replace(NET, model_channels=16))
     with pytest.raises(UserError, match="has another U-Net than the recipe"):
-        encoders.train(tmp_path / "more", 1, replace(base, spec=wider), model)
+        encoders.train(tmp_path / "more", 1, replace(base, spec=wider), model, 2)
 
 
 def test_the_part_a_caption_takes_away_is_measured(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def test_cifar10_is_the_network_of_ddpm() -> None:
 def test_the_recipe_for_any_folder_has_many_sizes(size: int) -> None:
     spec = images(size, channels=1, labels=("a", "b")).spec
     assert spec.image_size == size and spec.net.num_classes == 2
-    assert size // spec.stride == 8
+    assert size >> (len(spec.net.channel_mult) - 1) == 8
     with pytest.raises(UserError, match="not 50"):
         images(50)
 

@@ -56,14 +56,17 @@ def train(
     if result.interrupted:
         return 130
     if os.environ.get("RANK", "0") == "0":
-        print(f"{result.folder}: step {result.step}; {_look(result.model, out)}")
+        print(f"{result.folder}: step {result.step}; {_next(chosen, result.model, out)}")
     return 0
 
 
-def _look(model: object, out: Path) -> str:
+def _next(recipe: object, model: object, out: Path) -> str:
     """What to do with a model that was just made."""
     from noisette.models import Model
+    from noisette.training import GroundingRecipe
 
+    if isinstance(recipe, GroundingRecipe):
+        return f"go on: noisette train scenes --start {out} --out RUN"
     if not isinstance(model, Model):
         return f"use it: noisette train scenes --codec {out} --out RUN"
     if model.texts is not None:

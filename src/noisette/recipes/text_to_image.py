@@ -17,11 +17,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from noisette.models import Defaults
 from noisette.recipes.scenes import recipe as scenes
 from noisette.recipes.scenes import text
+from noisette.training import LogitNormalTimes, Simple
 
+# Words of captions at large do not say where things are: the usual times and less guidance than for scenes.
 recipe = replace(
     scenes,
-    spec=replace(scenes.spec, name="text-to-image", text=replace(text, vocab_size=4096)),
+    spec=replace(
+        scenes.spec,
+        name="text-to-image",
+        defaults=Defaults(guidance_scale=3.0),
+        text=replace(text, vocab_size=4096),
+    ),
+    objective=Simple(times=LogitNormalTimes()),
     world=None,
 )

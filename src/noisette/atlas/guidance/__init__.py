@@ -94,7 +94,7 @@ def run(
         _scenes(model if isinstance(model, Model) else Model.load(model)), Reader.load(), seed,
         _plan(quick, count),
     )  # fmt: skip
-    trained = None if encoders is None else alignment.Trained.of(bench, _encoders(encoders))
+    trained = None if encoders is None else alignment.Trained.of(bench, encoders, _encoders(encoders))
     if not results.exists():
         ensure_writable(page)
     store = Store(results, NAME)

@@ -13,11 +13,13 @@ from typing import Any
 
 from noisette.atlas.cells import Cell, Tick
 from noisette.atlas.guidance.bench import Bench, Measured, Way
+from noisette.atlas.guidance.encoders import BEGIN, TEXT
 from noisette.atlas.guidance.estimates import Estimate, points, resamples
 from noisette.atlas.guidance.scales import share
 from noisette.atlas.page import Finding, Section, Verdict, figure, percent, table
 from noisette.atlas.scenes.pictures import SMALL, each, matrix
 from noisette.errors import UserError
+from noisette.hub import read_spec
 from noisette.models import Model
 from noisette.nets.text import TextConfig
 from noisette.scenes.quiz import Question, quiz
@@ -35,14 +37,31 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Trained:
-    """The bench of each encoder's model, by name."""
+    """The bench of each encoder's model, by name, and in words how they were trained."""
 
     benches: Mapping[str, Bench]
+    training: str
 
     @classmethod
-    def of(cls, bench: Bench, models: Mapping[str, Model]) -> Trained:
-        """The same bench with other models."""
-        return cls({name: replace(bench, model=model) for name, model in models.items()})
+    def of(cls, bench: Bench, folder: str | os.PathLike[str], models: Mapping[str, Model]) -> Trained:
+        """The same bench with the models of a folder."""
+        benches = {name: replace(bench, model=model) for name, model in models.items()}
+        return cls(benches, _training(Path(folder), next(iter(models.values()))))
+
+
+def _training(folder: Path, model: Model) -> str:
+    """How the models in a folder were trained, of which ``model`` is one."""
+    steps = model.notes.get("steps", "as many")
+    begun = ", which had learned to draw with another encoder before" * (folder / BEGIN).is_dir()
+    text = folder / TEXT / next(iter(NAMES)) / "model"
+    taught = ""
+    if text.is_dir():
+        alone = read_spec(text)[1].get("steps", "as many")
+        taught = f", and each was first taught for {alone} steps where in a picture a caption says things are"
+    return (
+        f"Three models, trained for {steps} steps each on the same scenes in the same order with the same "
+        f"U-Net{begun}. Only the text encoders differ{taught}."
+    )
 
 
 def load(folder: str | os.PathLike[str]) -> dict[str, Model]:
@@ -111,9 +130,6 @@ def sections(trained: Trained, measured: Measured) -> list[Section]:
     told = "".join(f"<li>{escape(text)}</li>" for text in texts)
     pictures = {NAMES[name]: one["pictures"] for name, one in found.items()}
     counts = next(iter(found.values()))["relation by split"]
-    bench = next(iter(trained.benches.values()))
-    steps, start = (bench.model.notes.get(name) for name in ("steps", "start"))
-    begun = ", which had learned to draw with another encoder before" if start else ""
     return [
         Section(
             "encoders",
@@ -135,12 +151,9 @@ def sections(trained: Trained, measured: Measured) -> list[Section]:
                     f"<ol style='margin:.5rem 0 0;padding-left:1.4rem;{SMALL}'>{told}</ol>",
                 ),
             ],
-            f"Three models, trained for {steps if steps is not None else 'as many'} steps each on the same "
-            f"scenes in the same order with the same U-Net{begun}; only the text encoder differs, trained "
-            "with it from nothing. "
-            "The bag of words has neither layers nor positions and cannot know in which order words stand. "
-            "Binding: both of two objects have their shape and color; a relation counts when both objects "
-            f"are right and it holds. {counts[0][1]} questions a cell; scale "
+            f"{trained.training} The bag of words has neither layers nor positions and cannot know in which "
+            "order words stand. Binding: both of two objects have their shape and color; a relation counts "
+            f"when both objects are right and it holds. {counts[0][1]} questions a cell; scale "
             f"{next(iter(found.values()))['scale']:g}, the same noises. The verdict pools seen and held-out "
             "combinations.",
         )

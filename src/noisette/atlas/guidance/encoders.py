@@ -1,10 +1,11 @@
 """Three text encoders before one U-Net: a bag of words, a small transformer and a larger one.
 
-``python -m noisette.atlas.guidance.encoders OUT --steps N`` trains a model with each, one after the other, on
-the same scenes in the same order, into OUT/bag, OUT/small and OUT/large; ``noisette atlas guidance --encoders
-OUT`` compares them. With ``--unet MODEL`` the U-Net begins with that model's weights, the same for all three,
-and only the encoders begin anew: then far fewer steps tell them apart. Stopped and started again it goes on
-where it was. It takes as long as three trainings of the recipe `scenes` of so many steps.
+``python -m noisette.atlas.guidance.encoders OUT --steps N`` trains a model with each, one after the other,
+on the same scenes in the same order, into OUT/bag, OUT/small and OUT/large; ``noisette atlas guidance
+--encoders OUT`` compares them. Each encoder is first taught where things are, as by the recipe `scenes-
+text`, into OUT/text. With ``--unet MODEL`` the U-Net begins with that model's weights, the same for all
+three, and only the encoders begin anew: then far fewer steps tell them apart. Stopped and started again it
+goes on where it was. It takes as long as three trainings of both recipes of so many steps.
 """
 
 from __future__ import annotations
@@ -22,16 +23,21 @@ from noisette.errors import UserError
 from noisette.models import Model
 from noisette.nets.text import Prompted, TextConfig
 from noisette.recipes.scenes import recipe as scenes
-from noisette.training import Recipe, fit
+from noisette.recipes.scenes_text import recipe as scenes_text
+from noisette.training import GroundingRecipe, Recipe, fit
 from noisette.training.checkpoint import checkpoint_folders
 from noisette.training.folder import CHECKPOINTS
 
-__all__ = ["recipes", "train"]
+__all__ = ["BEGIN", "TEXT", "recipes", "train"]
 
-SMALL, LARGE = 1, 6
-"""Layers of the two transformers. All three are equally wide, so that the U-Net is the same to a weight."""
+BEGIN, TEXT = "begin", "text"
+"""Beside the three models: the U-Net with new encoders, and the encoders that have been taught."""
 
-STEPS = 8000
+SMALL, LARGE = 1, 3
+"""Layers of the two transformers, the larger as deep as that of `scenes`. All three are equally wide, so that
+the U-Net is the same to a weight."""
+
+STEPS, TEXT_STEPS = 8000, 3000
 
 
 def recipes(steps: int, base: Recipe = scenes) -> dict[str, Recipe]:
@@ -56,24 +62,48 @@ def recipes(steps: int, base: Recipe = scenes) -> dict[str, Recipe]:
 
 
 def train(
-    out: str | os.PathLike[str], steps: int = STEPS, base: Recipe = scenes, unet: Model | None = None
+    out: str | os.PathLike[str],
+    steps: int = STEPS,
+    base: Recipe = scenes,
+    unet: Model | None = None,
+    text_steps: int = TEXT_STEPS,
 ) -> bool:
     """Train what is not trained yet in ``out``; False when asked to stop before the end.
 
-    ``unet``: the model with whose U-Net, autoencoder and words all three begin. Raises UserError where
-    ``out`` holds something else, or runs of another recipe or number of steps, and for a U-Net that does not
-    fit.
+    ``unet``: the model with whose U-Net, autoencoder and words all three begin. ``text_steps``: for how long
+    encoders are taught alone. Raises UserError where ``out`` holds something else, or runs of another recipe
+    or number of steps, and for a U-Net that does not fit.
     """
+    out = Path(out)
     for name, recipe in recipes(steps, base).items():
-        folder = Path(out) / name
         if unet is not None:
-            recipe = _beginning_with(unet, recipe, Path(out) / "begin" / name)
-        begun = bool(checkpoint_folders(folder / CHECKPOINTS))
-        # Stopped before its first checkpoint, a run has nothing to go on from, and begins anew.
-        fresh = not begun and (folder / "recipe.json").exists()
-        if fit(recipe, None, folder, resume=begun, overwrite=fresh).interrupted:
+            recipe = _beginning_with(unet, recipe, out / BEGIN / name)
+        taught = out / TEXT / name
+        if not (_trained(_teaching(recipe, text_steps), taught)
+                and _trained(replace(recipe, start=str(taught), codec=None), out / name)):  # fmt: skip
             return False
     return True
+
+
+def _teaching(recipe: Recipe, steps: int) -> GroundingRecipe:
+    """How the text encoder of a recipe is taught where things are."""
+    return replace(
+        scenes_text,
+        spec=recipe.spec,
+        start=recipe.start,
+        codec=recipe.codec,
+        world=recipe.world,
+        steps=steps,
+        warmup=min(scenes_text.warmup, steps // 10),
+    )
+
+
+def _trained(recipe: Recipe, folder: Path) -> bool:
+    """Begin or go on with a run; whether it came to its end."""
+    begun = bool(checkpoint_folders(folder / CHECKPOINTS))
+    # Stopped before its first checkpoint, a run has nothing to go on from, and begins anew.
+    fresh = not begun and (folder / "recipe.json").exists()
+    return not fit(recipe, None, folder, resume=begun, overwrite=fresh).interrupted
 
 
 def _beginning_with(unet: Model, recipe: Recipe, folder: Path) -> Recipe:
@@ -103,13 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("out", type=Path, help="the folder of the three runs")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of each training; default {STEPS}")
+    parser.add_argument("--text-steps", type=int, default=TEXT_STEPS,
+                        help=f"of teaching each encoder alone; default {TEXT_STEPS}")  # fmt: skip
     parser.add_argument("--codec", help="the model whose autoencoder is used; default scenes")
     parser.add_argument("--unet", help="the model with whose U-Net all three begin; default none")
     asked = parser.parse_args(arguments)
     base = scenes if asked.codec is None else replace(scenes, codec=asked.codec)
     try:
         unet = None if asked.unet is None else Model.load(asked.unet)
-        return 0 if train(asked.out, asked.steps, base, unet) else 130
+        return 0 if train(asked.out, asked.steps, base, unet, asked.text_steps) else 130
     except UserError as error:
         parser.exit(2, f"{error}\n")
 
