@@ -189,6 +189,28 @@ def test_the_tokenizer_knows_the_words_of_the_captions_and_is_the_same_each_time
     assert drawn.shape == (1, 2, 8, 8)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_text_encoder_may_learn_more_slowly(
+    recipe: Recipe, scenes: KeptScenes, optimizer: Any, tmp_path: Path
+) -> None:
+    slow = replace(recipe, optimizer=optimizer, text_lr_scale=0.01)
+    fresh = begin(slow, scenes).net.state_dict()
+    fit(slow, scenes, tmp_path / "straight")
+    fit(slow, scenes, tmp_path / "parts", max_train_steps=3)
+    fit(slow, scenes, tmp_path / "parts", resume=True)
+    one, other = (load_latest(tmp_path / name / "checkpoints").tensors["weights"]
+                  for name in ("straight", "parts"))  # fmt: skip
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    # AdamW moves a weight by no more than about the rate, whatever its gradient.
+    moved = {"net": 0.0, "text": 0.0}
+    for name, value in one.items():
+        part = name.split(".")[0]
+        moved[part] = max(moved[part], float((value - fresh[name]).abs().max()))
+    assert moved["net"] > 2e-3 and 1e-6 < moved["text"] < 1e-4
+    with pytest.raises(UserError, match="text_lr_scale must be positive, not 0"):
+        replace(recipe, text_lr_scale=0.0)
+
+
 def test_training_starts_from_another_model(recipe: Recipe, scenes: KeptScenes, tmp_path: Path) -> None:
     first = fit(recipe, scenes, tmp_path / "first").model
     run = str(tmp_path / "first")

@@ -54,6 +54,7 @@ recipe = Recipe(
     batch_size=64,
     lr=2e-3,
     warmup=500,
+    text_lr_scale=0.1,
     optimizer="muon",
     decay="cosine",
     ema=0.9995,

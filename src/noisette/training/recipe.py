@@ -99,6 +99,8 @@ class Recipe(Plan):
     ``cond_dropout`` is the share of labels or captions left out, which classifier-free guidance needs. A
     latent model takes its autoencoder, which is not trained, from the model named by ``codec``; its latents
     are kept on disk. ``start`` names a model whose weights, and whose autoencoder, training starts from.
+    A text encoder learns at ``text_lr_scale`` times the learning rate: one that knows something already
+    forgets it while a new network knows nothing.
     """
 
     spec: ModelSpec
@@ -106,10 +108,14 @@ class Recipe(Plan):
     cond_dropout: float = 0.1
     codec: str | None = None
     start: str | None = None
+    text_lr_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(0 <= self.cond_dropout <= 1, f"cond_dropout is a share in [0, 1], not {self.cond_dropout}")
+        _require(
+            0 < self.text_lr_scale < math.inf, f"text_lr_scale must be positive, not {self.text_lr_scale}"
+        )
         latent = self.spec.codec is not None
         _require(
             latent or self.codec is None, f"{self.spec.name} has no codec: leave codec={self.codec!r} out"

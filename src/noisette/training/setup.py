@@ -13,12 +13,13 @@ from torch import nn
 
 from noisette.data import Images, loader, open_dataset
 from noisette.errors import UserError
+from noisette.nets.text import Prompted
 from noisette.scenes.crew import cores
 from noisette.training.draws import Draws, mix
 from noisette.training.ema import EMA
 from noisette.training.kept import kept
 from noisette.training.muon import Muon, matrices
-from noisette.training.recipe import AutoencoderRecipe, Plan
+from noisette.training.recipe import AutoencoderRecipe, Plan, Recipe
 from noisette.training.report import working
 from noisette.training.state import TrainState
 from noisette.training.tasks import Task, task_of
@@ -88,12 +89,20 @@ def begin(
 
 
 def _optimizer(recipe: Plan, net: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of all weights that learn."""
+    """The optimizer of all weights that learn, those of a text encoder in groups of their own rate."""
     learning = [weight for weight in net.parameters() if weight.requires_grad]
     options: dict[str, Any] = {"lr": recipe.lr, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "muon":
-        return Muon(learning, matrices(net), **options)
-    return torch.optim.AdamW(learning, **options)
+    muon = recipe.optimizer == "muon"
+    made = Muon(learning, matrices(net), **options) if muon else torch.optim.AdamW(learning, **options)
+    if isinstance(recipe, Recipe) and isinstance(net, Prompted) and recipe.text_lr_scale != 1:
+        text = {id(weight) for weight in net.text.parameters()}
+        halves = [
+            {**group, "params": [w for w in group["params"] if (id(w) in text) == told], "lr_scale": scale}
+            for group in made.param_groups
+            for told, scale in ((False, 1.0), (True, recipe.text_lr_scale))
+        ]
+        made.param_groups = [half for half in halves if half["params"]]
+    return made
 
 
 def batches(state: TrainState, device: torch.device, rank: int = 0) -> Generator[Batch]:
@@ -104,7 +113,7 @@ def batches(state: TrainState, device: torch.device, rank: int = 0) -> Generator
     recipe, layout = state.recipe, _layout(state.recipe, device)
     for batch in state.loader:
         for group in state.optimizer.param_groups:
-            group["lr"] = recipe.lr_at(state.step)
+            group["lr"] = recipe.lr_at(state.step) * group.get("lr_scale", 1.0)
         torch.manual_seed(mix(recipe.seed, state.step, "dropout", rank))
         x0 = batch["image"].to(device, non_blocking=True).contiguous(memory_format=layout)
         draws = Draws(recipe.seed, state.step, first=rank * len(x0), total=recipe.batch_size, device=device)
