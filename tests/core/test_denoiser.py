@@ -18,6 +18,7 @@ from noisette.core import (
     given,
     guide,
     oracle,
+    together,
     with_attention,
 )
 
@@ -47,6 +48,17 @@ def x():
 
 
 COND = {"label": torch.tensor([2, 5])}
+
+
+def test_together_each_is_what_it_is_by_itself_in_one_call(x):
+    d = Counting(0.3)
+    apart = (d, given(d, to_null), guide(d, given(d, to_null), 3.0))
+    expected = [one(x, AT, COND) for one in apart]
+    d.calls.clear()
+    for found, alone in zip(together(apart, x, AT, COND), expected, strict=True):
+        torch.testing.assert_close(found.x0, alone.x0)
+        torch.testing.assert_close(found.eps, alone.eps)
+    assert d.calls == [2 * len(x)]  # the two lanes, each once
 
 
 def test_guidance_is_the_same_in_every_space(x):

@@ -144,6 +144,12 @@ def test_rescaling_costs_the_lanes_of_guidance(x: Tensor) -> None:
     calls: list[int] = []
     rescaled_guide(gaussian(1.0, 0.25, calls), gaussian(0.0, 1.0, calls), 3.0, space=V())(x, LEVEL, {})
     assert sum(calls) == 2 * len(x)
+    calls.clear()
+    one = gaussian(1.0, 0.25, calls)
+    rescaled_guide(one, given(one, lambda cond: cond), 3.0)(x, LEVEL, {})
+    assert calls == [2 * len(x)]
+    rescaled_guide(one, given(one, lambda cond: cond), Interval(3.0, high=0.1))(x, LEVEL, {})
+    assert calls == [2 * len(x), len(x)]  # beyond the interval the weak lane is free
 
 
 def test_clipping_moves_eps_with_x0(x: Tensor) -> None:

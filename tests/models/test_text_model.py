@@ -177,6 +177,9 @@ def test_inversion_with_a_prompt_finds_the_latents(model: Model) -> None:
 def test_rescaled_guidance_is_another_picture_and_none_at_zero(model: Model) -> None:
     plain, rescaled, none = (draw(model, "a cube", guidance_rescale=phi) for phi in (0.0, 0.7, 0))
     assert torch.equal(plain, none) and (plain - rescaled).abs().max() > 1e-4
+    own = replace(model, spec=replace(SPEC, defaults=replace(SPEC.defaults, guidance_rescale=0.7)))
+    assert torch.equal(draw(own, "a cube"), rescaled)
+    assert torch.equal(draw(own, "a cube", guidance_rescale=0.0), plain)
 
 
 def test_what_is_saved_draws_the_same(model: Model, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from noisette.errors import UserError
 from noisette.schedules import (
@@ -20,6 +20,7 @@ from noisette.schedules import (
     levels_at,
     linspace,
     quadratic,
+    shifted,
     trailing,
     uniform_logsnr,
 )
@@ -70,6 +71,20 @@ def test_karras_on_a_table_equals_diffusers():
     np.testing.assert_allclose(ours, peer.sigmas.numpy(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("shift", [1.0, 2.0, 3.0])
+def test_shifted_equals_the_grid_of_sd3(shift):
+    peer = FlowMatchEulerDiscreteScheduler(shift=shift)
+    peer.set_timesteps(sigmas=np.linspace(1, 1 / 9, 9))
+    ours = [level.sigma.item() for level in shifted(FlowMatching(), 9, shift)]
+    np.testing.assert_allclose(ours, peer.sigmas.numpy(), rtol=1e-6)
+
+
+def test_shifted_spends_most_steps_at_high_noise():
+    levels = shifted(FlowMatching(), 20)
+    assert sum(level.sigma >= 0.9 for level in levels) == 6
+    assert sum(level.sigma >= 0.9 for level in trailing(FlowMatching(), 20)) == 3
+
+
 def test_trap_5_karras_levels_are_distinct_even_where_rows_would_repeat():
     t = [level.t.item() for level in karras(ScaledLinearVP(), 100)]
     assert len(set(t)) == 101
@@ -86,7 +101,7 @@ def test_uniform_logsnr_is_uniform(schedule):
     torch.testing.assert_close(lam.diff(), lam.diff().mean().expand(8), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("grid", [leading, trailing, linspace, quadratic, karras, uniform_logsnr])
+@pytest.mark.parametrize("grid", [leading, trailing, linspace, quadratic, shifted, karras, uniform_logsnr])
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
 def test_every_grid_descends_from_noise_to_the_data_in_n_steps(grid, n):
     levels = grid(LinearVP(), n)
@@ -95,7 +110,7 @@ def test_every_grid_descends_from_noise_to_the_data_in_n_steps(grid, n):
     assert (torch.stack([level.t for level in levels]).diff() < 0).all()
 
 
-@pytest.mark.parametrize("grid", [trailing, linspace, karras])
+@pytest.mark.parametrize("grid", [trailing, linspace, shifted, karras])
 def test_continuous_schedules(grid):
     levels = grid(ContinuousLinearVP(), 6)
     assert levels[0].t == pytest.approx(1, abs=1e-9) and levels[-1].sigma == 0
@@ -107,7 +122,7 @@ def test_zero_terminal_snr_starts_at_no_signal_with_trailing():
         karras(ZeroTerminalSNR(ScaledLinearVP()), 20)
 
 
-@pytest.mark.parametrize("grid", [leading, trailing, linspace, quadratic, karras, uniform_logsnr])
+@pytest.mark.parametrize("grid", [leading, trailing, linspace, quadratic, shifted, karras, uniform_logsnr])
 def test_no_steps_is_one_clear_line(grid):
     with pytest.raises(UserError, match="at least 1"):
         grid(LinearVP(), 0)

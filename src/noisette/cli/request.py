@@ -38,7 +38,7 @@ class Request:
     negative_prompt: str = ""
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
-    guidance_rescale: float = 0.0
+    guidance_rescale: float | None = None
     solver: str | None = None
     grid: str | None = None
     eta: float | None = None
@@ -80,11 +80,12 @@ class Request:
         spec, defaults = model.spec, model.spec.defaults
         width, height = (spec.image_size if side is None else side for side in (self.width, self.height))
         spec.check_size(height, width)
-        steps, scale = self.num_inference_steps, self.guidance_scale
+        steps, scale, rescale = self.num_inference_steps, self.guidance_scale, self.guidance_rescale
         return replace(
             self,
             num_inference_steps=defaults.steps if steps is None else steps,
             guidance_scale=defaults.guidance_scale if scale is None else scale,
+            guidance_rescale=defaults.guidance_rescale if rescale is None else rescale,
             solver=self.solver or defaults.solver,
             grid=self.grid or defaults.grid,
             width=width,

@@ -19,6 +19,7 @@ from .denoiser import affine as affine
 from .denoiser import given as given
 from .denoiser import guide as guide
 from .denoiser import oracle as oracle
+from .denoiser import together as together
 from .denoiser import with_attention as with_attention
 from .level import Level as Level
 from .level import Schedule as Schedule

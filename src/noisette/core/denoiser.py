@@ -109,15 +109,7 @@ class _Sum:
     terms: tuple[_Term, ...]
 
     def __call__(self, x: Tensor, level: Level, cond: Cond) -> Prediction:
-        weights = [_at(term.weight, level) for term in self.terms]
-        # A weight of exactly zero costs no call: this is what makes guidance scale 1 and intervals free.
-        live = [(w, t) for w, t in zip(weights, self.terms, strict=True) if isinstance(w, Tensor) or w != 0]
-        predictions = _run([term for _, term in live], x, level, cond)
-        if len(live) == 1 and not isinstance(live[0][0], Tensor) and live[0][0] == 1:
-            return predictions[0]
-        x0 = combine(*((w, p.x0) for (w, _), p in zip(live, predictions, strict=True)))
-        eps = combine(*((w, p.eps) for (w, _), p in zip(live, predictions, strict=True)))
-        return Prediction(x0, eps, level, predictions[0].aux)
+        return together((self,), x, level, cond)[0]
 
 
 def affine(*terms: tuple[Weight, Denoiser]) -> Denoiser:
@@ -133,6 +125,13 @@ def affine(*terms: tuple[Weight, Denoiser]) -> Denoiser:
     if len(numbers) == len(terms) and abs(sum(numbers) - 1) > 1e-6:
         raise ValueError(f"the weights of an affine combination sum to one, not to {sum(numbers):g}")
     return _Sum(tuple(replace(t, weight=_times(w, t.weight)) for w, d in terms for t in _terms(d)))
+
+
+def together(denoisers: Sequence[Denoiser], x: Tensor, level: Level, cond: Cond) -> list[Prediction]:
+    """What several denoisers make of one x, each by itself, in as few calls as their `affine` sum takes."""
+    sums = [_live(_terms(denoiser), level) for denoiser in denoisers]
+    found = iter(_run([term for terms in sums for _, term in terms], x, level, cond))
+    return [_added([(w, next(found)) for w, _ in terms], level) for terms in sums]
 
 
 def given(denoiser: Denoiser, change_cond: Callable[[Cond], Cond]) -> Denoiser:
@@ -175,6 +174,22 @@ def _terms(denoiser: Denoiser) -> tuple[_Term, ...]:
     return denoiser.terms if isinstance(denoiser, _Sum) else (_Term(1.0, denoiser),)
 
 
+def _live(terms: Sequence[_Term], level: Level) -> list[tuple[float | Tensor, _Term]]:
+    """Terms with their weights. One of exactly zero costs no call: scale 1 and intervals are free."""
+    weighted = [(_at(term.weight, level), term) for term in terms]
+    return [(w, term) for w, term in weighted if isinstance(w, Tensor) or w != 0]
+
+
+def _added(weighted: Sequence[tuple[float | Tensor, Prediction]], level: Level) -> Prediction:
+    """The combination of predictions, with the ``aux`` of the first."""
+    weight, first = weighted[0]
+    if len(weighted) == 1 and not isinstance(weight, Tensor) and weight == 1:
+        return first
+    x0 = combine(*((w, p.x0) for w, p in weighted))
+    eps = combine(*((w, p.eps) for w, p in weighted))
+    return Prediction(x0, eps, level, first.aux)
+
+
 def _at(weight: Weight, level: Level) -> float | Tensor:
     return weight(level) if callable(weight) and not isinstance(weight, Tensor) else weight
 
@@ -188,7 +203,13 @@ def _times(a: Weight, b: Weight) -> Weight:
 
 
 def _run(terms: Sequence[_Term], x: Tensor, level: Level, cond: Cond) -> list[Prediction]:
-    """The prediction of each term, in order; one batched call for each base and kind of condition."""
+    """The prediction of each term, in order; one batched call for each base and kind of condition.
+
+    Terms that differ in their weights alone are one lane.
+    """
+    keys = [(id(term.base), *map(id, (*term.changes, None, *term.rules))) for term in terms]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    terms = list(dict(zip(keys, terms, strict=True)).values())
     conds = [term.change(cond) for term in terms]
     groups: dict[tuple[int, Any], list[int]] = {}
     for i, term in enumerate(terms):
@@ -203,7 +224,7 @@ def _run(terms: Sequence[_Term], x: Tensor, level: Level, cond: Cond) -> list[Pr
                 conds[lanes[0]] if n == 1 else _concatenate([conds[i] for i in lanes]),
             )
         found |= zip(lanes, _chunk(batched, n, level), strict=True)
-    return [found[i] for i in range(len(terms))]
+    return [found[places[key]] for key in keys]
 
 
 def _chunk(prediction: Prediction, n: int, level: Level) -> list[Prediction]:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from noisette.core import Cond, Denoiser, Level, Parameterization, Prediction, V, Weight, guide, oracle
+from noisette.core import (
+    Cond,
+    Denoiser,
+    Level,
+    Parameterization,
+    Prediction,
+    V,
+    Weight,
+    guide,
+    together,
+)
 
 
 def rescaled_guide(
@@ -14,14 +24,13 @@ def rescaled_guide(
 
     ``F = weak + scale (strong - weak)``; ``F * (phi std(F_strong) / std(F) + 1 - phi)``, where F is what
     ``space`` (default `V`, the paper's) predicts and std runs over one sample. phi = 0 is `guide`.
-    Cost: the lanes of `guide`, in two calls. Source: arXiv:2305.08891, Eq. 14-16.
+    Cost: the one batched call of `guide`. Source: arXiv:2305.08891, Eq. 14-16.
     """
     space = space or V()
 
     def rescaled(x: Tensor, level: Level, cond: Cond) -> Prediction:
-        a, b = strong(x, level, cond), weak(x, level, cond)
-        guided = guide(oracle(a.x0, a.eps), oracle(b.x0, b.eps), scale)(x, level, cond)
-        kept, raw = (space.target(p.x0, p.eps, level) for p in (a, guided))
+        both = together((strong, guide(strong, weak, scale)), x, level, cond)
+        kept, raw = (space.target(p.x0, p.eps, level) for p in both)
         return space.read(raw * (phi * _std(kept) / _std(raw) + 1 - phi), x, level)
 
     return rescaled

@@ -31,6 +31,7 @@ from noisette.schedules import (
     leading,
     linspace,
     quadratic,
+    shifted,
     trailing,
     uniform_logsnr,
 )
@@ -46,11 +47,13 @@ AnySchedule: TypeAlias = (
     | VE
     | FlowMatching
 )
-GridName: TypeAlias = Literal["leading", "trailing", "linspace", "quadratic", "karras", "uniform_logsnr"]
+GridName: TypeAlias = Literal[
+    "leading", "trailing", "linspace", "quadratic", "shifted", "karras", "uniform_logsnr"
+]
 
 
 GRIDS: Mapping[str, Grid] = {
-    g.__name__: g for g in (leading, trailing, linspace, quadratic, karras, uniform_logsnr)
+    g.__name__: g for g in (leading, trailing, linspace, quadratic, shifted, karras, uniform_logsnr)
 }
 
 
@@ -62,6 +65,7 @@ class Defaults:
     grid: GridName = "trailing"
     steps: int = 20
     guidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
 
 
 CodecConfig: TypeAlias = AutoencoderKLConfig | VQConfig

@@ -243,7 +243,7 @@ class Model:
         label: Labels | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: Weight | None = None,
-        guidance_rescale: float = 0.0,
+        guidance_rescale: float | None = None,
         seed: int | Sequence[int] | None = None,
         num_images_per_prompt: int = 1,
         solver: str | Solver[Any] | None = None,
@@ -279,6 +279,7 @@ class Model:
         size = max(1, PIXELS_AT_ONCE // (shape[2] * shape[3])) if batch_size is None else batch_size
         size = whole(size, "batch_size", 1, MOST_PICTURES)
         scale = self._scale(guidance_scale)
+        rescale = self.spec.defaults.guidance_rescale if guidance_rescale is None else guidance_rescale
         drawing = self._drawing(num_inference_steps, grid, solver, eta)
         drawn: list[Tensor] = []
         for part in (slice(start, start + size) for start in range(0, len(seeds), size)):
@@ -287,14 +288,14 @@ class Model:
             if latents is not None:
                 x = latents[part].to(x)
             cond, weak = self._conds(told, part)
-            denoiser = self.guided(scale, weak=weak, guidance_rescale=guidance_rescale)
+            denoiser = self.guided(scale, weak=weak, guidance_rescale=rescale)
             x = drawing.run(denoiser, x, cond, noise, callback)
             drawn.append((x if output_type == "latent" else self._seen(x)).cpu())
         settings = {
             "model": self.spec.name,
             **drawing.settings,
             "guidance_scale": scale if isinstance(scale, int | float) else repr(scale),
-            "guidance_rescale": guidance_rescale,
+            "guidance_rescale": rescale,
             "size": f"{shape[3] * self.spec.factor}x{shape[2] * self.spec.factor}",
             "latents": None if latents is None else "given",
             "noisette": __version__,

@@ -43,7 +43,7 @@ recipe = Recipe(
         parameterization=Flow(),
         time=ScaledTime(1000.0),
         image_size=64,
-        defaults=Defaults(guidance_scale=5.0),
+        defaults=Defaults(grid="shifted", guidance_scale=7.5, guidance_rescale=0.7),
         text=text,
         codec=autoencoder.spec.codec,
     ),

@@ -7,6 +7,7 @@ from .grids import leading as leading
 from .grids import levels_at as levels_at
 from .grids import linspace as linspace
 from .grids import quadratic as quadratic
+from .grids import shifted as shifted
 from .grids import trailing as trailing
 from .grids import uniform_logsnr as uniform_logsnr
 from .ve import VE as VE

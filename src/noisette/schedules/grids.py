@@ -15,6 +15,7 @@ from torch import Tensor
 from noisette.core import Level, Schedule
 from noisette.errors import UserError
 
+from .flow import FlowMatching
 from .ve import VE
 from .vp import TableVP
 
@@ -64,6 +65,16 @@ def quadratic(schedule: Schedule, n: int, end: float = 0.8) -> list[Level]:
     table = _table(schedule, n, "quadratic")
     roots = torch.linspace(0, (end * table.steps) ** 0.5, n, dtype=torch.float64)
     return _rows(table, (roots.square() + 1e-9).long().unique().flip(0))
+
+
+def shifted(schedule: Schedule, n: int, shift: float = 3.0) -> list[Level]:
+    """``t = shift s / (1 + (shift - 1) s)`` at ``s = 1, (n-1)/n, ..., 0``: more of the steps at high noise.
+
+    What a picture shows, and where, is decided there. ``shift`` 1 is the trailing grid of a continuous
+    schedule. Source: arXiv:2403.03206, Eq. 23.
+    """
+    _positive(n)
+    return levels_at(schedule, FlowMatching(shift)(torch.linspace(1, 0, n + 1, dtype=torch.float64)).sigma)
 
 
 def karras(
