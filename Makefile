@@ -4,9 +4,10 @@ PYTHON  = python3
 # nproc would answer with OMP_NUM_THREADS where that is set.
 WORKERS = $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo auto)
 
-STEPS = 20
-SEED  = 0
-OUT   = demo/digits.png
+PROMPT = a small red cube left of a shiny blue sphere, at night
+STEPS  = 20
+SEED   = 0
+OUT    = demo/scenes.png
 
 BIN     := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
@@ -18,11 +19,12 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
-demo: .venv/.base  ## draw handwritten digits from noise (STEPS=20 SEED=0 OUT=demo/digits.png)
+demo: export PROMPT := $(PROMPT)# as it is, quotes included
+demo: .venv/.base  ## draw what a sentence says (PROMPT="a red cube at night" STEPS=20 SEED=0 OUT=demo/scenes.png)
 	@mkdir -p "$(dir $(OUT))"
-	$(BIN)/noisette sample digits -n 40 --steps $(STEPS) --solver dpmpp-2m --guidance-scale 2 --seed $(SEED) \
-		-o "$(OUT)" $(if $(filter demo/digits.png,$(OUT)),--overwrite)
-	@echo "The picture is $(abspath $(OUT))"
+	$(BIN)/noisette generate "$$PROMPT" -n 16 --grid --steps $(STEPS) --seed $(SEED) -o "$(OUT)" \
+		$(if $(filter demo/scenes.png,$(OUT)),--overwrite)
+	@echo "The pictures are in $(abspath $(OUT))"
 
 test: .venv/.dev  ## run the tests that take no minutes (WORKERS=number of processes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"

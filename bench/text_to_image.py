@@ -38,7 +38,7 @@ from noisette.conditioning.tokenizer import Tokenizer
 from noisette.core import Eps, IndexTime
 from noisette.hub import embedded_models
 from noisette.hub.spec import build_codec
-from noisette.models import Model, ModelSpec
+from noisette.models import Defaults, Model, ModelSpec
 from noisette.models.texts import fitted
 from noisette.nets.text import Prompted
 from noisette.recipes.scenes import recipe
@@ -123,7 +123,8 @@ def twin_of(spec: ModelSpec) -> ModelSpec:
     net = replace(spec.net, pooled_dim=None, flip_sin_to_cos=True, freq_shift=0.0)
     codec = replace(spec.codec, block_out_channels=(56, 80, 96), patch_size=1)
     noise: dict[str, Any] = {"parameterization": Eps(), "time": IndexTime(1000)}
-    return replace(spec, name="twin", net=net, codec=codec, schedule=ScaledLinearVP(), **noise)
+    noise |= {"schedule": ScaledLinearVP(), "defaults": Defaults()}
+    return replace(spec, name="twin", net=net, codec=codec, **noise)
 
 
 def random_model(spec: ModelSpec, captions: Sequence[str]) -> Model:

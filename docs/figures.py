@@ -2,8 +2,10 @@
 
 `python docs/figures.py` draws all of them from fixed seeds into docs/images, measures the numbers into
 docs/measured.json and puts them into the pages. `python docs/figures.py cfg ddim` does those two alone, and
-`--model FOLDER` takes another model than the one that ships. What depends on the reader of scenes, its
-figures and the benchmark of scenes is `python docs/figures.py reader recorded`.
+`--model FOLDER` and `--scenes FOLDER` take other models than those that ship. What depends on the reader of
+scenes, its figures and the benchmark of scenes is `python docs/figures.py reader recorded`; on the model
+`scenes`, `python docs/figures.py prompts panorama guidance_scales autoencoder sizes recorded`. The figure
+`emoji` is drawn only where `--emoji RUN` names a run of that recipe.
 """
 
 from __future__ import annotations
@@ -15,22 +17,24 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 # Before torch is loaded: threads that spin while they wait make a busy machine a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import charts  # the file beside this one
+import charts  # this one and the next two are the files beside this one
+import sentences
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from sheets import IMAGES, SCALE, sheet
 from torch import Tensor
 
 from noisette.cli import main as noisette
 from noisette.conditioning import label_cond
 from noisette.core import with_attention
-from noisette.data import to_pil
 from noisette.edit import lerp, slerp
 from noisette.hub import find_model
 from noisette.metrics import Judge, accuracy
@@ -44,28 +48,9 @@ from noisette.scenes.parse import parse
 from noisette.solvers import DDPM, NoiseStreams
 
 DOCS = Path(__file__).resolve().parent
-IMAGES, MEASURED = DOCS / "images", DOCS / "measured.json"
+MEASURED = DOCS / "measured.json"
 READER_CARD = DOCS.parent / "src/noisette/scenes/weights/scenes-reader.json"
 SCENES_BENCH = DOCS.parent / "bench/results/scenes.json"
-GREY = 136
-GAP, LINE, SCALE = 2, 24, 2
-
-Row = tuple[str, Tensor]
-
-
-def sheet(rows: Sequence[Row], name: str, scale: int = SCALE) -> None:
-    """Rows of images [N, C, H, W] in [-1, 1], each with its name above it, twice as large, on nothing."""
-    count, side = max(len(images) for _, images in rows), rows[0][1].shape[-1] * scale
-    height, channels = side + LINE, rows[0][1].shape[1]
-    size = count * (side + GAP) - GAP, len(rows) * height
-    picture = Image.new("LA" if channels == 1 else "RGBA", size, (0,) * (channels + 1))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
-    for i, (label, images) in enumerate(rows):
-        draw.text((1, i * height + LINE // 2), label, (*[GREY] * channels, 255), font, anchor="lm")
-        for k, image in enumerate(to_pil(images, batch=True)):
-            large = image.resize((side, side), Image.Resampling.NEAREST)
-            picture.paste(large, (k * (side + GAP), i * height + LINE))
-    picture.save(IMAGES / name, optimize=True)
 
 
 def drawn(model: Model, **options: Any) -> Tensor:
@@ -208,8 +193,14 @@ PICTURES = {
 
 
 def recorded(model: Model, name: str) -> dict[str, str]:
-    """Numbers that training the reader and the benchmark of scenes left, as the pages print them."""
-    sources = {READER_CARD: reader_numbers, SCENES_BENCH: bench_numbers}
+    """Numbers that training, evaluation and benchmarks left, as the pages print them."""
+    sources = {
+        READER_CARD: reader_numbers,
+        SCENES_BENCH: bench_numbers,
+        sentences.FIGURES: sentences.marks,
+        sentences.BENCH: sentences.speed,
+        sentences.EMOJI: sentences.likeness,
+    }
     return {k: v for path, read in sources.items() if path.exists() for k, v in read(path).items()}
 
 
@@ -285,19 +276,28 @@ def fill(measured: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="these figures or numbers; default: all")
-    parser.add_argument("--model", default="digits", help="a model name or folder (default: digits)")
+    parser.add_argument("--model", default="digits", help="a model of digits (default: the one that ships)")
+    parser.add_argument("--scenes", default="scenes", help="a model of scenes (default: the one that ships)")
+    parser.add_argument("--emoji", help="a model of emoji, none of which ships: draws that figure")
     options = parser.parse_args()
-    known = (*charts.CHARTS, *PICTURES, *NUMBERS)
+    known = (*charts.CHARTS, *PICTURES, *sentences.PICTURES, *NUMBERS, "sizes")
+    known += ("emoji",) * (options.emoji is not None)
     for wrong in set(options.names) - set(known):
         parser.error(f"there is no figure {wrong!r}: {', '.join(known)}")
     IMAGES.mkdir(exist_ok=True)
-    model = Model.load(options.model)
+    model, scenes_model = Model.load(options.model), cache(lambda: Model.load(options.scenes))
     for name in options.names or known:
         start = time.perf_counter()
         if name in NUMBERS:
             note(NUMBERS[name](model, options.model))
         elif name in PICTURES:
             PICTURES[name](model, options.model)
+        elif name in sentences.PICTURES:
+            sentences.PICTURES[name](scenes_model())
+        elif name == "emoji":
+            sentences.emoji(Model.load(options.emoji))
+        elif name == "sizes":
+            note(sentences.measure(scenes_model(), options.scenes))
         else:
             charts.save(name, IMAGES)
         print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
