@@ -132,8 +132,8 @@ def held_out_loss(state: TrainState, held: Images) -> float:
     """The mean loss of the averaged weights on images that training does not show."""
     losses: list[float] = []
     with state.ema.swapped_into(state.net.eval()), torch.autocast("cpu", torch.bfloat16):
-        for first in range(0, len(held), AT_ONCE):
-            batch = held.fetch(range(first, min(first + AT_ONCE, len(held))))
+        for first in range(0, HELD, AT_ONCE):  # kept scenes have no end: this is one turn of them
+            batch = held.fetch(range(first, min(first + AT_ONCE, HELD)))
             losses.append(float(state.task.loss(state.net, batch, Draws(0, first), 0)))
     return sum(losses) / len(losses)
 
