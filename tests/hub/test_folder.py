@@ -117,7 +117,7 @@ def tamper(folder: Path, change: str) -> None:
     [
         ("missing", "misses 1 tensors of this network"),
         ("unknown", "has unknown 1 tensors of this network, such as 'extra.weight'"),
-        ("shape", r"has shape \[7, 7\], but model.json describes \["),
+        ("shape", r"has shape \[7, 7\], but the network described needs \["),
         ("integers", "int32, which are not weights"),
         ("cut", "not a whole safetensors file"),
         ("noise", "not a whole safetensors file"),
@@ -135,7 +135,7 @@ def test_a_description_of_a_giant_costs_no_memory(folder: Path) -> None:
     record = json.loads((folder / "model.json").read_text())
     record["spec"]["net"] |= {"model_channels": 2**16, "norm_groups": 32}
     (folder / "model.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"has shape .*, but model.json describes"):
+    with pytest.raises(UserError, match=r"has shape .*, but the network described needs"):
         Model.load(folder)
 
 

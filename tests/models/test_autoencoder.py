@@ -13,6 +13,7 @@ from noisette.core import IndexTime, V
 from noisette.errors import UserError
 from noisette.hub import list_folder
 from noisette.models import Autoencoder, AutoencoderSpec, Model, ModelSpec, load_codec
+from noisette.models.autoencoder import decoded, encoded
 from noisette.nets import UNetConfig
 from noisette.nets.vae import AutoencoderKL, AutoencoderKLConfig
 from noisette.nets.vq import VQConfig, VQModel
@@ -97,16 +98,16 @@ def test_large_pictures_are_coded_in_tiles(monkeypatch: pytest.MonkeyPatch) -> N
     one = autoencoder()
     images = torch.rand(1, 3, 16, 64) * 2 - 1
     latents = one.encode(images)
-    monkeypatch.setattr("noisette.models.autoencoder.TILE", 32)
-    monkeypatch.setattr("noisette.models.autoencoder.OVERLAP", 16)
     widths: list[int] = []
     codec = one.codec
     monkeypatch.setattr(codec, "from_latents", lambda z: widths.append(z.shape[-1]) or z.repeat(1, 2, 4, 4))
-    assert one.decode(latents).shape == (1, 4, 16, 64)
-    assert widths == [8, 8, 8]  # 32 pixels are 8 latents, and the neighbours share 4
+    assert decoded(codec, latents, tile=32).shape == (1, 4, 16, 64)
+    assert widths == [8, 8, 8]  # 32 pixels are 8 latents, and the neighbours share 1
     monkeypatch.setattr(codec, "to_latents", lambda x: widths.append(x.shape[-1]) or x[:, :2, ::4, ::4])
-    assert torch.equal(one.encode(images), images[:, :2, ::4, ::4])
+    assert torch.equal(encoded(codec, images, tile=32), images[:, :2, ::4, ::4])
     assert widths[3:] == [32, 32, 32]
+    with pytest.raises(UserError, match="tiles of this autoencoder are 32 pixels at least, not 16"):
+        encoded(codec, images, tile=16)
 
 
 def test_the_autoencoder_of_a_latent_model_is_found_too(tmp_path: Path) -> None:

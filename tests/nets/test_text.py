@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from noisette.core import attention
 from noisette.errors import UserError
-from noisette.nets.text import Prompted, TextConfig, TextEncoder
+from noisette.nets.text import Prompted, TextConfig, TextEncoder, TextTowers, TowersConfig, weigh
 from noisette.nets.unet import UNet, UNetConfig
 
 SMALL = TextConfig(
@@ -217,10 +217,167 @@ def test_prompted_is_its_net_on_encoded_text_and_trains_both() -> None:
     assert all(used) and net.net.conv_in.weight.grad is not None
 
 
-def test_prompted_reads_the_state_it_is_asked_for() -> None:
+def test_an_encoder_reads_the_state_it_was_made_for() -> None:
     net = prompted()
-    skipping = Prompted(net.net, net.text, layer=-2, final_norm=False)
-    assert torch.equal(skipping.encode({"ids": IDS})["tokens"], net.text(IDS, layer=-2, final_norm=False)[0])
+    skipping = TextEncoder(SMALL, layer=-2, final_norm=False)
+    skipping.load_state_dict(net.text.state_dict())
+    wanted = net.text(IDS, layer=-2, final_norm=False)[0]
+    assert torch.equal(Prompted(net.net, skipping).encode({"ids": IDS})["tokens"], wanted)
+    assert torch.equal(skipping(IDS)[0], wanted)
+
+
+WINDOWS = torch.tensor(
+    [[[37, 5, 6, 38, 38], [37, 8, 9, 38, 38]], [[37, 7, 38, 38, 38], [37, 38, 38, 38, 38]]]
+)
+WEIGHTS = torch.tensor([[[1, 1.5, 1, 1, 1], [1, 1, 1, 1, 1]], [[1, 0.5, 1, 1, 1], [1, 1, 1, 1, 1]]])
+
+
+def speaking(encoder: TextEncoder) -> TextEncoder:
+    """With the means of a trained encoder's tokens, which a layer norm that has not learned keeps at 0."""
+    nn.init.normal_(encoder.final_norm.bias, mean=0.5)
+    return encoder.double()
+
+
+def test_windows_are_read_one_by_one_and_laid_in_a_row() -> None:
+    encoder = TextEncoder(SMALL).double()
+    tokens, pooled = encoder.read(WINDOWS)
+    assert tokens.shape == (2, 10, 16) and pooled.shape == (2, 16)
+    for text in range(2):
+        for window in range(2):
+            alone, first = encoder(WINDOWS[text, window][None])
+            place = slice(5 * window, 5 * window + 5)
+            assert torch.allclose(tokens[text, place], alone[0], atol=1e-12)
+            assert window or torch.allclose(pooled[text], first[0], atol=1e-12)
+    for ours, plain in zip(encoder.read(WINDOWS[:, 0]), encoder(WINDOWS[:, 0]), strict=True):
+        assert torch.equal(ours, plain)
+
+
+@torch.no_grad()
+def test_weights_scale_tokens_and_each_window_keeps_its_mean() -> None:
+    encoder = speaking(TextEncoder(SMALL))
+    plain, pooled = encoder.read(WINDOWS)
+    tokens, same = encoder.read(WINDOWS, WEIGHTS)
+    assert torch.equal(same, pooled)
+    for text, weight in ((0, 1.5), (1, 0.5)):
+        z = plain[text, :5].clone()
+        z[1] *= weight
+        z *= plain[text, :5].mean() / z.mean()
+        assert torch.allclose(tokens[text, :5], z, atol=1e-12)
+        assert tokens[text, :5].mean() == pytest.approx(float(plain[text, :5].mean()))
+        assert (tokens[text, :5] - plain[text, :5]).abs().max() > 0.1
+        assert torch.equal(tokens[text, 5:], plain[text, 5:])
+    assert torch.equal(encoder.read(WINDOWS, torch.ones_like(WEIGHTS))[0], plain)
+
+
+def test_a_weighted_text_does_not_hear_of_its_neighbours_trap_30() -> None:
+    encoder = speaking(TextEncoder(SMALL))
+    together, _ = encoder.read(WINDOWS, WEIGHTS)
+    short, _ = encoder.read(WINDOWS[1:, :1], WEIGHTS[1:, :1])
+    assert torch.allclose(together[1, :5], short[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_mean_of_zero_neither_blows_up_nor_turns_signs(dtype: torch.dtype) -> None:
+    z = torch.tensor([[[1.0, -1], [2, -2], [3, -3]], [[1, 0], [1, 0], [-2, 0]], [[1, 0], [1, 0], [-1.5, 0]]])
+    out = weigh(z.to(dtype), torch.tensor([[1, 2.0, 1]]).expand(3, -1))
+    assert out.dtype == dtype and out.isfinite().all()
+    ratio = out.float()[z != 0] / z[z != 0]
+    assert ratio.min() >= 0.5 - 1e-3 and ratio.max() <= 2 + 1e-3
+
+
+SECOND = replace(
+    SMALL, hidden_size=24, intermediate_size=32, hidden_act="gelu", projection_dim=11, num_hidden_layers=4
+)
+TOWERS = TowersConfig((SMALL, SECOND))
+
+
+def sdxl() -> tuple[TextTowers, nn.Module, nn.Module]:
+    """Two towers as SDXL has them, with the weights of transformers' own."""
+    first, second = peer(SMALL), peer(SECOND)
+    ours = TextTowers(TOWERS).double()
+    for tower, theirs in zip(ours.towers, (first, second), strict=True):
+        tower.load_state_dict(renamed(theirs.state_dict()), strict=True)
+    return ours, first, second
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("skip", [0, 1, 2])
+def test_towers_give_what_sdxl_reads_trap_16(skip: int) -> None:
+    ours, first, second = sdxl()
+    other = torch.where(IDS == 38, 0, IDS).scatter(1, (IDS == 38).int().argmax(1, keepdim=True), 38)
+    tokens, pooled = ours.read((IDS, other), skip=skip)
+    of_first = first(IDS, output_hidden_states=True)
+    of_second = second(other, output_hidden_states=True)
+    states = [out.hidden_states[-(skip + 2)] for out in (of_first, of_second)]
+    assert tokens.shape == (3, 7, TOWERS.hidden_size) and pooled.shape == (3, TOWERS.pooled_size)
+    assert (tokens - torch.cat(states, dim=-1)).abs().max() < 1e-10
+    assert (pooled - of_second.text_embeds).abs().max() < 1e-10
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("skip", [0, 1, 3])
+def test_clip_skip_counts_as_diffusers_does_trap_16(skip: int) -> None:
+    theirs, net = peer(SMALL), prompted().double()
+    net.text.load_state_dict(renamed(theirs.state_dict()))
+    encoded = net.encode({"ids": IDS, "layer": skip})
+    states = theirs(IDS, output_hidden_states=True).hidden_states
+    norm = getattr(theirs, "text_model", theirs).final_layer_norm
+    assert (encoded["tokens"] - norm(states[-(skip + 1)])).abs().max() < 1e-10
+    assert torch.equal(encoded["pooled"], net.text(IDS)[1]) and "layer" not in encoded
+
+
+def test_prompted_brings_windows_weights_and_towers_to_its_net() -> None:
+    net = prompted().double()
+    speaking(net.text)
+    cond = {"ids": WINDOWS, "token_weights": WEIGHTS, "token_mask": WINDOWS != 0}
+    encoded = net.encode(cond)
+    assert set(encoded) == {"tokens", "pooled", "token_mask"} and encoded["token_mask"].shape == (2, 10)
+    assert torch.equal(encoded["tokens"], net.text.read(WINDOWS, WEIGHTS)[0])
+    out = net(torch.randn(2, 3, 8, 8).double(), torch.rand(2), cond)
+    assert out.shape == (2, 3, 8, 8)
+    towers = Prompted(net.net, TextTowers(TowersConfig((SMALL, SMALL), -1, True)).double())
+    for tower in towers.text.towers:
+        tower.load_state_dict(net.text.state_dict())
+    pair = {"ids": (WINDOWS, WINDOWS), "token_weights": (WEIGHTS, WEIGHTS)}
+    both = towers.encode(pair)["tokens"]
+    assert torch.allclose(both, encoded["tokens"].repeat(1, 1, 2), atol=1e-12)
+    towers.gradient_checkpointing = True
+    assert towers.gradient_checkpointing and all(tower.gradient_checkpointing for tower in towers.text.towers)
+
+
+def test_sites_of_towers_differ() -> None:
+    towers = TextTowers(TOWERS)
+    sites = [block.site for tower in towers.towers for block in tower.layers]
+    assert sites[:2] == ["text.0.0.self", "text.0.1.self"] and sites[3] == "text.1.0.self"
+    assert len(set(sites)) == len(sites) == 7
+
+
+def test_bad_windows_and_towers_are_told_in_one_line() -> None:
+    encoder, towers = TextEncoder(SMALL), TextTowers(TOWERS)
+    for skip in (-1, 4):
+        with pytest.raises(UserError, match=f"clip skip {skip} must lie in 0 to 3"):
+            encoder.read(IDS, skip=skip)
+    with pytest.raises(UserError, match="clip skip 3 must lie in 0 to 2"):
+        towers.read((IDS, IDS), skip=3)
+    with pytest.raises(UserError, match=r"\[2, 2, 5\] weights do not fit token ids \[2, 5\]"):
+        encoder.read(WINDOWS[:, 0], WEIGHTS)
+    for ids in (IDS[:2], (IDS,)):
+        with pytest.raises(UserError, match="a tuple of 2 tensors, one per tower"):
+            towers.read(ids)
+    with pytest.raises(UserError, match="a tuple of 2 tensors, one per tower"):
+        towers.read((IDS, IDS), torch.ones(2, 3, 7))
+    with pytest.raises(UserError, match="as many windows for each"):
+        towers.read((IDS, IDS[:, :5]))
+    with pytest.raises(UserError, match="has 0 layers, so layer -2 is none"):
+        TextTowers(TowersConfig((BAG,)))
+    with pytest.raises(UserError, match="needs at least one"):
+        TowersConfig(())
+
+
+def test_towers_config_goes_through_its_record() -> None:
+    from noisette.hub.records import from_record, to_record
+
+    assert from_record(TowersConfig, json.loads(json.dumps(to_record(TOWERS))), "here") == TOWERS
 
 
 def test_recomputing_changes_no_gradient() -> None:

@@ -6,6 +6,7 @@ from noisette.conditioning.label import NO_LABEL, label_cond, to_null
 from noisette.conditioning.pretrained import FrozenText, PretrainedText
 from noisette.conditioning.text import NO_TEXT, alike, drop_texts, negatives_of, text_cond, trimmed
 from noisette.conditioning.tokenizer import Tokenizer
+from noisette.conditioning.weighting import weighted, windows
 
 __all__ = [
     "NO_LABEL",
@@ -22,4 +23,6 @@ __all__ = [
     "text_cond",
     "to_null",
     "trimmed",
+    "weighted",
+    "windows",
 ]

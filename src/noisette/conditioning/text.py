@@ -31,10 +31,11 @@ def trimmed(cond: Cond) -> Cond:
     For training, where a batch is encoded once and its length does not matter afterwards; the encoder and
     the network then work on the longest text of the batch, not on the longest there may be.
     """
-    if "ids" not in cond:
+    ids = cond.get("ids")
+    if not isinstance(ids, Tensor) or ids.ndim != 2:  # none, or windows, whose length is the encoder's own
         return cond
     length = int(cond["token_mask"].sum(1).max())
-    return {**cond, "ids": cond["ids"][:, :length], "token_mask": cond["token_mask"][:, :length]}
+    return {**cond, "ids": ids[:, :length], "token_mask": cond["token_mask"][:, :length]}
 
 
 def drop_texts(texts: Sequence[str], dropped: Tensor) -> list[str]:

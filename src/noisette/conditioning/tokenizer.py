@@ -147,11 +147,15 @@ class Tokenizer:
         ids = torch.full((len(texts), self.max_length), self.pad_token_id)
         lengths = torch.zeros(len(texts), 1, dtype=torch.long)
         for i, text in enumerate(texts):
-            inner = self._encode(text).ids[: self.max_length - 2]
+            inner = self.encode(text)[: self.max_length - 2]
             row = [self.bos_token_id, *inner, self.eos_token_id]
             ids[i, : len(row)] = torch.tensor(row)
             lengths[i] = len(row)
         return ids, torch.arange(self.max_length) < lengths
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text as long as it is: no ends, nothing cut, nothing filled up."""
+        return self._encode(text).ids
 
     def cut(self, text: str) -> str:
         """The end of a text that does not fit into `max_length` and is left out; '' if it all fits."""

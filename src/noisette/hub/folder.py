@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from noisette.errors import UserError
 from noisette.files import atomic_write, ensure_writable
 from noisette.hub.records import from_record, parse_json, to_record
 from noisette.hub.spec import AutoencoderSpec, ModelSpec
+from noisette.hub.tensors import assigned, read_safetensors, unfilled
 
 Notes = Mapping[str, str | int | float]
 AnySpec = ModelSpec | AutoencoderSpec
@@ -94,48 +94,11 @@ def parse_spec(data: bytes | str, where: str) -> tuple[AnySpec, dict[str, str | 
 def read_weights(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
     """The network that ``build`` makes, with the weights of a safetensors file, memory-mapped and uncast.
 
-    The network is built without storage, so a description that does not match its file costs nothing.
-    Raises UserError, in one line, for a broken file, missing or unknown tensors, and wrong shapes.
+    Raises UserError, in one line, for a broken file, and as `assigned` does.
     """
-    state = _read_tensors(path)
-    with torch.device("meta"), _NoDraws():
-        net = build()
-    expected = net.state_dict()
-    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
-    if missing or unknown:
-        count, word = (len(missing), "misses") if missing else (len(unknown), "has unknown")
-        example = min(missing or unknown)
-        raise UserError(f"{path} {word} {count} tensors of this network, such as {example!r}")
-    for name, tensor in expected.items():
-        if tensor.shape != state[name].shape:
-            found, wanted = list(state[name].shape), list(tensor.shape)
-            raise UserError(f"{path}: {name!r} has shape {found}, but {SPEC} describes {wanted}")
-        if tensor.is_floating_point() != state[name].is_floating_point():
-            raise UserError(f"{path}: {name!r} holds {state[name].dtype}, which are not weights")
-    net.load_state_dict(state, strict=True, assign=True)
-    return net
-
-
-class _NoDraws(TorchFunctionMode):
-    """Leaves weights undrawn: on the meta device `normal_` would import torch's compiler, for nothing."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (Tensor.normal_, nn.init.normal_):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise UserError(f"{path.parent} holds no weights: there is no {path.name} in it")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file: {str(error).splitlines()[0]}") from None
+    return assigned(unfilled(build), read_safetensors(path), str(path))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from noisette.conditioning.pretrained import PretrainedText
 from noisette.core import EDM, X0, Eps, Flow, IndexTime, LogSigmaTime, ScaledTime, V
 from noisette.errors import UserError
 from noisette.nets import DiT, DiTConfig, UNet, UNetConfig
-from noisette.nets.text import Prompted, TextConfig, TextEncoder
+from noisette.nets.text import Prompted, TextConfig, TextEncoder, TextTowers, TowersConfig
 from noisette.nets.vae import AutoencoderKL, AutoencoderKLConfig
 from noisette.nets.vq import VQConfig, VQModel
 from noisette.schedules import (
@@ -108,7 +108,7 @@ class ModelSpec:
     channels: int = 3
     labels: tuple[str, ...] | None = None
     defaults: Defaults = Defaults()
-    text: TextConfig | PretrainedText | None = None
+    text: TextConfig | TowersConfig | PretrainedText | None = None
     codec: CodecConfig | None = None
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ class ModelSpec:
             raise UserError(f"{self.name} is told labels or texts, not both")
         if self.text is None and told != (None, None):
             raise UserError("the network reads tokens, but no text encoder is described")
-        if isinstance(self.text, TextConfig):
+        if isinstance(self.text, TextConfig | TowersConfig):
             for width, made in zip(told, (self.text.hidden_size, self.text.pooled_size), strict=True):
                 if width not in (None, made):
                     raise UserError(f"the network reads texts {width} wide, but the encoder makes {made}")
@@ -186,4 +186,6 @@ class ModelSpec:
     def build(self) -> nn.Module:
         """A freshly initialised network, as described; with it the text encoder that is trained with it."""
         net = UNet(self.net) if isinstance(self.net, UNetConfig) else DiT(self.net)
+        if isinstance(self.text, TowersConfig):
+            return Prompted(net, TextTowers(self.text))
         return Prompted(net, TextEncoder(self.text)) if isinstance(self.text, TextConfig) else net

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import operator
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from noisette.conditioning import NO_LABEL
 from noisette.conditioning.text import NO_TEXT, negatives_of
-from noisette.core import Cond, Denoiser, Level, Noise, Solver, Step, prior, sample
 from noisette.errors import UserError
-from noisette.hub.spec import AnySchedule, ModelSpec
-from noisette.solvers import solver_named
+from noisette.hub.spec import ModelSpec
 
-__all__ = ["Drawing", "Labels", "Prompts", "Told"]
+__all__ = ["Labels", "Prompts", "Told"]
 
 Labels: TypeAlias = int | str | Sequence[int | str]
 Prompts: TypeAlias = str | Sequence[str]
@@ -29,7 +27,7 @@ MOST_PICTURES, MOST_VALUES = 10**6, 2**31
 
 @dataclass(frozen=True)
 class Told:
-    """What each picture of a call is told: labels, or prompts with negative ones, or nothing."""
+    """What each picture of a call is told: labels, or prompts and maybe negative ones, or nothing."""
 
     labels: tuple[int, ...] | None = None
     prompts: tuple[str, ...] | None = None
@@ -40,31 +38,6 @@ class Told:
         """How many pictures that makes, None where nothing says."""
         told = self.labels if self.prompts is None else self.prompts
         return None if told is None else len(told)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A trajectory with all its choices made, and how to name them."""
-
-    levels: list[Level]
-    solver: Solver[Any]
-    settings: dict[str, Any]
-
-    def run(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        cond: Cond,
-        noise: Noise,
-        callback: Callable[[Step], None] | None,
-    ) -> Tensor:
-        """From standard normal ``x`` to images, or latents."""
-        x = prior(x, self.levels[0])
-        for step in sample(denoiser, x, self.levels, self.solver, cond=cond, noise=noise):
-            if callback is not None:
-                callback(step)
-            x = step.x
-        return x
 
 
 def told_to_draw(
@@ -84,7 +57,8 @@ def told_to_draw(
     negatives = negatives_of(prompts, negative)
     whole(len(prompts) * each, "the number of pictures", 1, MOST_PICTURES)
     every = [(p, n) for p, n in zip(prompts, negatives, strict=True) for _ in range(each)]
-    return Told(prompts=tuple(p for p, _ in every), negatives=tuple(n for _, n in every))
+    given = None if negative is None else tuple(n for _, n in every)
+    return Told(prompts=tuple(p for p, _ in every), negatives=given)
 
 
 def told_of_pictures(spec: ModelSpec, count: int, prompt: Prompts | None, label: Labels | None) -> Told:
@@ -166,17 +140,6 @@ def seeds_of(seed: int | Sequence[int] | None, count: int) -> list[int]:
     if len(seed) != count:
         raise UserError(f"{len(seed)} seeds were given for {count} pictures: give one number, or one each")
     return [whole(one, "seed", 0, 2**63 - 1) for one in seed]
-
-
-def solver_of(solver: str | Solver[Any], eta: float | None, schedule: AnySchedule) -> Solver[Any]:
-    """A solver by its name, or as it is, with another ``eta`` where one is asked."""
-    found: Any = solver_named(solver, schedule) if isinstance(solver, str) else solver
-    if eta is None:
-        return found
-    if not is_dataclass(found) or isinstance(found, type) or "eta" not in {f.name for f in fields(found)}:
-        raise UserError(f"the solver {solver!r} has no eta: take ddim, or leave eta out")
-    changed: Any = replace(found, eta=eta)
-    return changed
 
 
 def whole(value: int, name: str, low: int, high: int) -> int:

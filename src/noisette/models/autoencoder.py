@@ -23,8 +23,8 @@ __all__ = ["Autoencoder", "decoded", "encoded", "load_codec"]
 PIXELS_AT_ONCE = 2**18
 """How much is drawn, or coded, at a time when nobody says."""
 
-TILE, OVERLAP = 512, 64
-"""Pixels of a side, and shared between neighbours, when a picture is taken in tiles."""
+TILE = 1024
+"""Pixels of a side beyond which a picture is taken in tiles, an eighth of each shared with the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +82,28 @@ def _codec_in(folder: Path, spec: AnySpec, dtype: torch.dtype) -> Codec:
 
 
 @torch.no_grad()
-def encoded(codec: Codec, images: Tensor) -> Tensor:
-    """``codec.to_latents``, a few pictures at a time; in overlapping tiles where one is larger than that."""
-    return _in_parts(codec, codec.to_latents, images, codec.config.factor, 1)
+def encoded(codec: Codec, images: Tensor, tile: int = TILE) -> Tensor:
+    """``codec.to_latents``, a few pictures at a time; in overlapping tiles if a side is beyond ``tile``."""
+    return _in_parts(codec, codec.to_latents, images, codec.config.factor, 1, tile)
 
 
 @torch.no_grad()
-def decoded(codec: Codec, latents: Tensor) -> Tensor:
-    """``codec.from_latents``, as `encoded` does it."""
-    return _in_parts(codec, codec.from_latents, latents, 1, codec.config.factor)
+def decoded(codec: Codec, latents: Tensor, tile: int = TILE) -> Tensor:
+    """``codec.from_latents``, as `encoded` does it; ``tile`` counts pixels."""
+    return _in_parts(codec, codec.from_latents, latents, 1, codec.config.factor, tile)
 
 
-def _in_parts(codec: Codec, code: Callable[[Tensor], Tensor], x: Tensor, grain: int, pixels: int) -> Tensor:
+def _in_parts(
+    codec: Codec, code: Callable[[Tensor], Tensor], x: Tensor, grain: int, pixels: int, tile: int
+) -> Tensor:
     """``code`` of x [N, C, h, w], whose sides count ``pixels`` pixels each and are divisible by ``grain``."""
-    tile, overlap = (side // (grain * pixels) * grain for side in (TILE, OVERLAP))
+    step = grain * pixels
+    if tile < 8 * step:
+        raise UserError(f"tiles of this autoencoder are {8 * step} pixels at least, not {tile}")
+    side, overlap = tile // step * grain, tile // 8 // step * grain
     at_once = max(1, PIXELS_AT_ONCE // (x.shape[-2] * x.shape[-1] * pixels**2))
-    parts = x.to(codec.decoder.conv_in.weight.device).split(at_once)
-    return torch.cat([tiled(code, part, tile=tile, overlap=overlap) for part in parts])
+    place = codec.decoder.conv_in.weight.device
+    parts = (x if place.type == "meta" else x.to(place)).split(
+        at_once
+    )  # offloaded weights fetch x themselves
+    return torch.cat([tiled(code, part, tile=side, overlap=overlap) for part in parts])

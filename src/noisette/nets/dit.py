@@ -30,6 +30,8 @@ class DiTConfig:
 
     `dim` wide (divisible by 4 and by `num_heads`), `depth` blocks, patches of `patch_size` pixels. The other
     fields mean what they mean in `UNetConfig`; the time dialect is DiT's (cos first, shift 0).
+    `own_embeddings` gives every block embeddings of time and class of its own, as diffusers has it; in the
+    released weights they are all equal, so that one is enough. `mlp_norm_eps` is that of each second norm.
     Raises UserError for numbers that do not fit together.
     """
 
@@ -50,6 +52,8 @@ class DiTConfig:
     pooled_dim: int | None = None
     concat_channels: int = 0
     learned_variance: bool = False
+    own_embeddings: bool = False
+    mlp_norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         if min(self.dim, self.depth, self.patch_size, self.num_heads, self.mlp_ratio) < 1:
@@ -89,7 +93,7 @@ class DiTBlock(nn.Module):
             self.cross_attention = Attention(
                 dim, config.num_heads, f"{site}.cross", context_dim=config.context_dim
             )
-        self.norm2 = nn.LayerNorm(dim, 1e-6, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(dim, config.mlp_norm_eps, elementwise_affine=False)
         self.mlp_in = nn.Linear(dim, config.mlp_ratio * dim)
         self.mlp_out = nn.Linear(config.mlp_ratio * dim, dim)
         self.modulation = zero(nn.Linear(dim, 6 * dim))
@@ -101,6 +105,31 @@ class DiTBlock(nn.Module):
             x = x + self.cross_attention(x, context, mask)
         h = F.gelu(self.mlp_in(modulate(self.norm2(x), shift2, scale2)), approximate="tanh")
         return x + gate2[:, None] * self.mlp_out(h)
+
+
+class Embedding(nn.Module):
+    """What a block is told beside the image: time, class and pooled text, added up, [B, dim]."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(
+            config.time_embedding,
+            config.time_channels,
+            config.dim,
+            flip=config.flip_sin_to_cos,
+            shift=config.freq_shift,
+            fourier_scale=config.fourier_scale,
+        )
+        self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, config.dim)
+        self.pooled = None if config.pooled_dim is None else nn.Linear(config.pooled_dim, config.dim)
+
+    def forward(self, time: Tensor, cond: Mapping[str, Any], batch: int) -> Tensor:
+        emb = self.time(time.expand(batch))
+        if self.label is not None:
+            emb = emb + self.label(label_of(cond, batch))
+        if self.pooled is not None:
+            emb = emb + self.pooled(pooled_of(cond, batch, self.pooled.in_features, emb.dtype))
+        return F.silu(emb)
 
 
 class DiT(nn.Module):
@@ -120,16 +149,8 @@ class DiT(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         dim, patch = config.dim, config.patch_size
-        self.time = TimeEmbedding(
-            config.time_embedding,
-            config.time_channels,
-            dim,
-            flip=config.flip_sin_to_cos,
-            shift=config.freq_shift,
-            fourier_scale=config.fourier_scale,
-        )
-        self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, dim)
-        self.pooled = None if config.pooled_dim is None else nn.Linear(config.pooled_dim, dim)
+        count = config.depth if config.own_embeddings else 1
+        self.embeddings = nn.ModuleList(Embedding(config) for _ in range(count))
         self.patches = nn.Conv2d(config.in_channels + config.concat_channels, dim, patch, stride=patch)
         self.blocks = nn.ModuleList(DiTBlock(config, f"block.{i}") for i in range(config.depth))
         self.norm_out = nn.LayerNorm(dim, 1e-6, elementwise_affine=False)
@@ -150,18 +171,13 @@ class DiT(nn.Module):
                 f"the image is {x.shape[3]}x{x.shape[2]}, "
                 f"but this network needs sides divisible by {config.patch_size}"
             )
-        emb = self.time(time.expand(batch))
-        if self.label is not None:
-            emb = emb + self.label(label_of(cond, batch))
-        if self.pooled is not None:
-            emb = emb + self.pooled(pooled_of(cond, batch, self.pooled.in_features, emb.dtype))
-        emb = F.silu(emb)
+        told = [embedding(time, cond, batch) for embedding in self.embeddings]
         context, mask = tokens_of(cond, config.context_dim, x.dtype)
         h = self.patches(concatenated(x, cond, config.in_channels, config.concat_channels))
         height, width = h.shape[2:]
         h = to_sequence(h)
         h = h + position_2d(height, width, config.dim, h.device).to(h.dtype)
-        for block in self.blocks:
-            h = run(block, h, emb, context, mask, recompute=self.gradient_checkpointing)
-        shift, scale = self.modulation_out(emb).chunk(2, dim=-1)
+        for i, block in enumerate(self.blocks):
+            h = run(block, h, told[i % len(told)], context, mask, recompute=self.gradient_checkpointing)
+        shift, scale = self.modulation_out(told[0]).chunk(2, dim=-1)
         return self._unpatch(self.linear_out(modulate(self.norm_out(h), shift, scale)), height)

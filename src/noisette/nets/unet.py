@@ -190,13 +190,18 @@ class Down(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.resample = resample
 
-    def forward(self, x: Tensor, told: Told, recompute: bool) -> list[Tensor]:
-        """Everything made on the way, for the skip connections; the last entry flows on."""
+    def forward(
+        self, x: Tensor, told: Told, recompute: bool, start: int = 0, stop: int | None = None
+    ) -> list[Tensor]:
+        """Everything made on the way, for the skip connections; the last entry flows on.
+
+        From stage `start` to before `stop`, which leaves out the change of resolution as well.
+        """
         made = []
-        for stage in self.stages:
+        for stage in list(self.stages)[start:stop]:
             x = run(stage, x, *told, recompute=recompute)
             made.append(x)
-        if self.resample is not None:
+        if self.resample is not None and stop is None:
             made.append(
                 self.resample(x, told[0]) if isinstance(self.resample, ResBlock) else self.resample(x)
             )
@@ -211,8 +216,17 @@ class Up(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.resample = resample
 
-    def forward(self, x: Tensor, skips: list[Tensor], told: Told, recompute: bool) -> Tensor:
-        for stage in self.stages:
+    def forward(
+        self,
+        x: Tensor,
+        skips: list[Tensor],
+        told: Told,
+        recompute: bool,
+        start: int | None = None,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Take a skip off the end for every stage, from `start` to before `stop`."""
+        for stage in list(self.stages)[start:stop]:
             x = run(stage, torch.cat([x, skips.pop()], dim=1), *told, recompute=recompute)
         if self.resample is None:
             return x
@@ -316,7 +330,36 @@ class UNet(nn.Module):
         return F.silu(emb)
 
     def forward(self, x: Tensor, time: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
-        config, cond, recompute = self.config, cond or {}, self.gradient_checkpointing
+        return self.through(x, time, cond)[0]
+
+    def through(
+        self,
+        x: Tensor,
+        time: Tensor,
+        cond: Mapping[str, Any] | None = None,
+        *,
+        branch: int = 0,
+        deep: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The output, and the feature where the deep part of the network hands over to the shallow one.
+
+        Shallow are the first `branch` stages of the way down and the last `branch + 1` of the way up, all at
+        level 0, with the convolutions at both ends; `branch` is 0 to `config.num_res_blocks`. Given `deep`
+        [B, C, H/p, W/p], the feature of another call with that branch, only the shallow part runs and the
+        feature is handed back: what `DeepCache` does between its full calls.
+        """
+        told, skips = self._way_in(x, time, cond or {})
+        recompute = self.gradient_checkpointing
+        skips += self.down[0](skips[0], told, recompute, 0, branch)
+        if deep is None:
+            deep = self._deep(list(skips), told, branch)
+        h = self.up[0](deep, skips, told, recompute, -branch - 1)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h, deep
+
+    def _way_in(self, x: Tensor, time: Tensor, cond: Mapping[str, Any]) -> tuple[Told, list[Tensor]]:
+        """What every stage is told, and the first skip connection."""
+        config = self.config
         if x.shape[2] % config.stride or x.shape[3] % config.stride:
             raise UserError(
                 f"the image is {x.shape[3]}x{x.shape[2]}, "
@@ -324,14 +367,16 @@ class UNet(nn.Module):
             )
         told = (self._embed(time, cond, x.shape[0]), *tokens_of(cond, config.context_dim, x.dtype))
         x = concatenated(x, cond, config.in_channels, config.concat_channels)
-        x = self.conv_in(F.pixel_unshuffle(x, config.patch_size) if config.patch_size > 1 else x)
-        skips = [x]
-        for down in self.down:
-            skips += down(skips[-1], told, recompute)
+        return told, [self.conv_in(F.pixel_unshuffle(x, config.patch_size) if config.patch_size > 1 else x)]
+
+    def _deep(self, skips: list[Tensor], told: Told, branch: int) -> Tensor:
+        """All between the shallow stages of level 0, from the skips that those have made."""
+        recompute = self.gradient_checkpointing
+        for level, down in enumerate(self.down):
+            skips += down(skips[-1], told, recompute, 0 if level else branch)
         x = skips[-1]
         for stage in self.mid:
             x = run(stage, x, *told, recompute=recompute)
-        for up in reversed(self.up):
-            x = up(x, skips, told, recompute)
-        x = self.conv_out(F.silu(self.norm_out(x)))
-        return F.pixel_shuffle(x, config.patch_size) if config.patch_size > 1 else x
+        for level, up in reversed(list(enumerate(self.up))):
+            x = up(x, skips, told, recompute, stop=None if level else -branch - 1)
+        return x

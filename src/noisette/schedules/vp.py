@@ -134,10 +134,12 @@ class ZeroTerminalSNR(TableVP):
     """Another table, shifted and scaled in alpha so that its last row holds no signal at all.
 
     ``alpha' = (alpha - alpha_T) * alpha_1 / (alpha_1 - alpha_T)``. Such a model needs trailing grids
-    and a parameterization other than eps. Source: arXiv:2305.08891, Algorithm 1.
+    and a parameterization other than eps. ``least`` is what alpha^2 of the last row is raised to, for who
+    must divide by it. Source: arXiv:2305.08891, Algorithm 1.
     """
 
     base: LinearVP | ScaledLinearVP | CosineVP | BetasVP
+    least: float = 0.0
 
     @property
     def steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -148,6 +150,7 @@ class ZeroTerminalSNR(TableVP):
         rows = self.base.log_alphas[1:].exp()
         first, last = rows[0], rows[-1]
         rescaled = (rows - last) * first / (first - last)
+        rescaled[-1] = self.least**0.5
         return torch.cat([rows.new_zeros(1), rescaled.log()])
 
 

@@ -91,7 +91,7 @@ class Grounding(Denoising):
     def build(self) -> nn.Module:
         """The text encoder and what reads cells from it."""
         self.whole = super().build()
-        if not isinstance(self.whole, Prompted):
+        if not isinstance(self.whole, Prompted) or not isinstance(self.whole.text, TextEncoder):
             raise UserError(f"{self.name} does not train its text encoder: there is nothing to teach")
         self.net = CellReader(self.whole.text)
         return self.net
