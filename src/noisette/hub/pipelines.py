@@ -23,6 +23,8 @@ __all__ = ["INDEX", "read_pipeline", "write_pipeline"]
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
 LARGEST_JSON = 2**24
+LAYOUT = "0.35.0"
+"""The version of diffusers whose layout is written, which its loaders ask for."""
 
 # The parts with weights, and what diffusers' or transformers' files of them are called.
 NETWORKS: Mapping[str, str] = {
@@ -174,6 +176,7 @@ def write_pipeline(
 
 def _index(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     yield "_class_name", checkpoint.pipeline
+    yield "_diffusers_version", LAYOUT
     for name in checkpoint.configs:
         config = checkpoint.configs[name]
         library = "transformers" if name.startswith("text_encoder") else "diffusers"

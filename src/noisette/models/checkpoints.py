@@ -59,7 +59,8 @@ def parts_of(checkpoint: Checkpoint, name: str) -> Parts:
         scheduler_config(checkpoint)
     )  # an unknown one is told now, not when the first picture is asked for
     codec_config = vae_config(checkpoint.configs["vae"]) if "vae" in checkpoint.configs else None
-    texts, text = _texts(checkpoint), _text_config(checkpoint)
+    text = _text_config(checkpoint)
+    texts = _texts(checkpoint, text)
     net_config = _net_config(checkpoint, text)
     config = scheduler_config(checkpoint)
     steps, scale = DEFAULTS[checkpoint.pipeline]
@@ -126,11 +127,14 @@ def _text_config(checkpoint: Checkpoint) -> TextConfig | TowersConfig | None:
     return TowersConfig((*(replace(tower, projection_dim=None) for tower in towers[:-1]), towers[-1]))
 
 
-def _texts(checkpoint: Checkpoint) -> Texts | None:
-    if not checkpoint.tokenizers:
+def _texts(checkpoint: Checkpoint, text: TextConfig | TowersConfig | None) -> Texts | None:
+    if text is None:
         return None
     order = [part for part in ("tokenizer", "tokenizer_2") if part in checkpoint.tokenizers]
-    return ClipTexts(tuple(checkpoint.tokenizers[part] for part in order))
+    towers = isinstance(text, TowersConfig)
+    if len(order) != (len(text.towers) if towers else 1):
+        raise UserError(f"this checkpoint has {len(order)} tokenizers, not one for each text encoder")
+    return ClipTexts(tuple(checkpoint.tokenizers[part] for part in order), towers)
 
 
 def _labels(checkpoint: Checkpoint, net: UNetConfig | DiTConfig) -> tuple[str, ...] | None:

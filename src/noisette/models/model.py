@@ -280,7 +280,10 @@ class Model:
             raise UserError(f"guidance_rescale is a part in [0, 1], not {guidance_rescale}")
         denoiser: Denoiser = self.denoiser
         if not off and guidance_rescale:
-            denoiser = rescaled_guide(denoiser, given(denoiser, weak), guidance_scale, guidance_rescale)
+            # What others' checkpoints are tuned to is rescaling what their network says, whatever that is.
+            space = None if self.checkpoint is None else self.spec.parameterization
+            weaker = given(denoiser, weak)
+            denoiser = rescaled_guide(denoiser, weaker, guidance_scale, guidance_rescale, space)
         elif not off:
             denoiser = guide(denoiser, given(denoiser, weak), guidance_scale)
         clip = self.spec.codec is None and self.checkpoint is None if clip is None else clip

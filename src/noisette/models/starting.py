@@ -38,7 +38,8 @@ class Start:
 
     ``latents`` [N, C, h, w]: the pictures as the network knows them, None for pure noise. ``mask``
     [N, 1, h, w], 1 where something new is drawn: elsewhere every step is brought back to the picture under
-    the noise of its level. ``strength`` in [0, 1] is the part of the steps that are taken. ``scale``: see
+    the noise of its level. ``strength`` in [0, 1] is the part of the steps that are taken; with ``anew`` a
+    strength of 1 begins from noise alone, else a little of the picture is in it. ``scale``: see
     `noisette.hub.schedulers.Sampler`.
     """
 
@@ -46,6 +47,7 @@ class Start:
     mask: Tensor | None = None
     strength: float = 1.0
     scale: Scale = "marginal"
+    anew: bool = False
 
     def part(self, which: slice) -> Start:
         """The start of some of the pictures."""
@@ -57,8 +59,8 @@ class Start:
         return list(levels[len(levels) - 1 - steps_taken(len(levels) - 1, self.strength) :])
 
     def at(self, level: Level, eps: Tensor) -> Tensor:
-        """The first x, from standard normal noise; all of it noise where a mask leaves out no step."""
-        if self.latents is not None and (self.mask is None or self.strength < 1):
+        """The first x, from standard normal noise."""
+        if self.latents is not None and not (self.anew and self.strength == 1):
             return level.diffuse(self.latents.to(eps), eps)
         return prior(eps, level) if self.scale == "marginal" else combine((level.sigma, eps))
 
@@ -168,9 +170,9 @@ def start_of(
     small = _spread(F.interpolate(mask, shape[2:], mode="nearest"), shape[0], "masks")
     strength = 1.0 if strength is None else strength
     if not fills:
-        return Start(latents, small, strength, scale), None
+        return Start(latents, small, strength, scale, anew=True), None
     left = _spread(model.encode(given * (mask < 0.5)), shape[0], "pictures")
-    return Start(latents, None, strength, scale), torch.cat([small.to(left), left], dim=1)
+    return Start(latents, None, strength, scale, anew=True), torch.cat([small.to(left), left], dim=1)
 
 
 def _spread(x: Tensor, count: int, what: str) -> Tensor:

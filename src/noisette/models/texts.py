@@ -77,11 +77,12 @@ class LearnedTexts(_Apart):
 class ClipTexts:
     """Token ids for CLIP's towers as Stable Diffusion reads them: weights, any length, padding seen.
 
-    One tokenizer for each tower. `(word:1.2)` weighs a word; what is longer than a window takes several: see
-    `noisette.conditioning.weighting.windows`.
+    One tokenizer for each of the ``towers``, or one for an encoder without any. `(word:1.2)` weighs a word;
+    what is longer than a window takes several: see `noisette.conditioning.weighting.windows`.
     """
 
     tokenizers: tuple[Tokenizer, ...]
+    towers: bool = False
 
     def knowing(self, captions: Iterable[str]) -> ClipTexts:
         """Itself: it keeps no list of words."""
@@ -106,10 +107,9 @@ class ClipTexts:
     def _told(self, texts: Sequence[str], counts: Sequence[int], device: torch.device | str) -> Cond:
         found = [windows(tokenizer, texts, max(counts, default=1)) for tokenizer in self.tokenizers]
         ids, weights = (tuple(part[i].to(device) for part in found) for i in (0, 1))
-        several = len(self.tokenizers) > 1
-        cond: dict[str, Any] = {"ids": ids if several else ids[0]}
+        cond: dict[str, Any] = {"ids": ids if self.towers else ids[0]}
         if any(bool((weight != 1).any()) for weight in weights):
-            cond["token_weights"] = weights if several else weights[0]
+            cond["token_weights"] = weights if self.towers else weights[0]
         if min(counts, default=1) < max(counts, default=1):
             # Of its neighbours in a batch a picture sees nothing, not even how long their prompts are.
             used = torch.arange(max(counts)) < torch.tensor(counts)[:, None]

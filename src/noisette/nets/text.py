@@ -226,7 +226,7 @@ class TextEncoder(nn.Module):
         length = ids.shape[1]
         x = self.token_embedding(ids)
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[:length]
+            x = x + self.position_embedding(torch.arange(length, device=ids.device))
         causal = torch.ones(1, 1, length, length, dtype=torch.bool, device=ids.device).tril()
         states = [x]
         for block in self.layers:
