@@ -25,7 +25,6 @@ pytestmark = [
 ]
 
 STEPS, SEED = 5, 3
-LONG = ", ".join(["the red cat, the dog"] * 30)
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "ddpm": "DDPMScheduler",
@@ -333,4 +332,51 @@ def test_dpm_solver_sde_with_the_same_noise(
     difference = float((found - expected).abs().max() / expected.abs().max())
     option = "Karras" if karras else "plain"
     parity.append({"pipeline": "sd", "solver": "dpmpp-sde", "option": option, "difference": difference})
+    assert difference < 2e-5
+
+
+def embedded(pipe: Any, pieces: list[tuple[str, float]]) -> Tensor:
+    """A prompt of any length as the web interfaces read it, by transformers: windows of 75 tokens, weighed."""
+    ids, weights = [], []
+    for words, weight in pieces:
+        found = pipe.tokenizer(words, add_special_tokens=False).input_ids
+        ids, weights = ids + found, weights + [weight] * len(found)
+    rows = []
+    for first in range(0, len(ids), 75):
+        part, heavy = ids[first : first + 75], weights[first : first + 75]
+        rest = 76 - len(part)
+        window = torch.tensor([[520, *part, *[521] * rest]])
+        weight = torch.tensor([1.0, *heavy, *[1.0] * rest])[None, :, None]
+        tokens = pipe.text_encoder(window)[0]
+        weighed = tokens * weight
+        rows.append(weighed * (tokens.mean() / weighed.mean()).clamp(1 / weight.max(), 1 / weight.min()))
+    return torch.cat(rows, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "prompt", "pieces"),
+    [
+        ("two windows", "the red cat " * 40, [("the red cat " * 40, 1.0)]),
+        ("a weighed word", "the (red:1.4) cat", [("the ", 1.0), ("red", 1.4), (" cat", 1.0)]),
+    ],
+)
+@torch.no_grad()
+def test_prompts_of_the_web_interfaces(
+    option: str,
+    prompt: str,
+    pieces: list[tuple[str, float]],
+    pipelines: Callable[[str], Path],
+    parity: list[dict[str, Any]],
+) -> None:
+    pipe = diffusers.DiffusionPipeline.from_pretrained(pipelines("sd"))
+    pipe.set_progress_bar_config(disable=True)
+    told = embedded(pipe, pieces)
+    empty = pipe.text_encoder(torch.tensor([[520, *[521] * 76]]))[0]
+    none = torch.cat([empty] * (told.shape[1] // 77), dim=1)
+    latents = torch.randn(1, 4, 8, 8)
+    asked: dict[str, Any] = {"num_inference_steps": STEPS, "latents": latents, "output_type": "latent"}
+    expected = pipe(prompt_embeds=told, negative_prompt_embeds=none, guidance_scale=7.5, **asked).images
+    found = noisette.load(pipelines("sd")).generate(prompt, **asked).images
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    parity.append({"pipeline": "sd", "solver": None, "option": option, "difference": difference})
     assert difference < 2e-5

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from noisette.core import Cond, Eps, IndexTime, Level, Prediction, Schedule, last, sample
 from noisette.schedules import LinearVP, ScaledLinearVP, karras, leading, trailing
-from noisette.solvers import DDIM, DDPM, PLMS, DPMSolverPP, Euler, EulerAncestral, Heun, UniPC
+from noisette.solvers import DDIM, DDPM, PLMS, PNDM, DPMSolverPP, Euler, EulerAncestral, Heun, UniPC
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -146,6 +146,15 @@ def test_plms(peers: SimpleNamespace, n: int) -> None:
     peer.set_timesteps(n)
     levels = [*leading(LinearVP(), n)[:-1], LinearVP()(1 / 1000)]
     assert_same(peers, ours(peers, PLMS(), levels), theirs(peers, peer))
+
+
+@pytest.mark.parametrize("n", [4, 7, 20])
+def test_pndm_begins_with_runge_kutta_steps(peers: SimpleNamespace, n: int) -> None:
+    peer = peers.make("PNDMScheduler", **LINEAR, set_alpha_to_one=False)
+    peer.set_timesteps(n)
+    assert len(peer.timesteps) == n + 9
+    levels = [*leading(LinearVP(), n)[:-1], LinearVP()(1 / 1000)]
+    assert_same(peers, ours(peers, PNDM(LinearVP()), levels), theirs(peers, peer))
 
 
 @pytest.mark.parametrize(("name", "solver"), [("DDIMScheduler", DDIM()), ("PNDMScheduler", PLMS())])

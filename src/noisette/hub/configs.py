@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from noisette.errors import UserError
 from noisette.nets import DiTConfig, UNetConfig
@@ -62,6 +63,28 @@ _DIT: Json = {
 }
 
 
+P = ParamSpec("P")
+C = TypeVar("C")
+
+
+def _stranger(read: Callable[P, C]) -> Callable[P, C]:
+    """Values come from a stranger: whatever a reader stumbles over, its words are the message."""
+
+    @wraps(read)
+    def reading(*args: P.args, **options: P.kwargs) -> C:
+        try:
+            return read(*args, **options)
+        except UserError:
+            raise
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            kind = read.__name__.removesuffix("_config").replace("_", " ")
+            raise UserError(f"this config of a {kind} has a value of the wrong kind: {reason:.120}") from None
+
+    return reading
+
+
+@_stranger
 def unet_config(json: Json, *, pooled_dim: int | None = None) -> UNetConfig:
     """A U-Net that reads tokens: Stable Diffusion's 1, 2, XL and their inpainting and refiner forms.
 
@@ -93,6 +116,7 @@ def unet_config(json: Json, *, pooled_dim: int | None = None) -> UNetConfig:
     )
 
 
+@_stranger
 def pixel_unet_config(json: Json) -> UNetConfig:
     """A U-Net that is told nothing but the time: DDPM's and its relatives'. UserError as in `unet_config`."""
     widths = _widths(json, "UNet2DModel")
@@ -119,11 +143,12 @@ def pixel_unet_config(json: Json) -> UNetConfig:
     )
 
 
+@_stranger
 def vae_config(json: Json) -> AutoencoderKLConfig:
     """The autoencoder of latent diffusion. Raises UserError for fields and blocks that are not known here."""
     _require(json, _VAE, "AutoencoderKL")
     known = {field.name for field in fields(AutoencoderKLConfig)} - {"patch_size"}
-    given = {name: value for name, value in json.items() if name in known}
+    given: dict[str, Any] = {name: value for name, value in json.items() if name in known}
     given.setdefault("block_out_channels", (64,))
     given.setdefault("layers_per_block", 1)
     levels = len(given["block_out_channels"])
@@ -131,20 +156,23 @@ def vae_config(json: Json) -> AutoencoderKLConfig:
         found = tuple(json.get(f"{side}_block_types", (kind,) * levels))
         if found != (kind,) * levels:
             raise UserError(f"autoencoders with {side}_block_types {list(found)} are not known here")
-    return _built(AutoencoderKLConfig, given, "AutoencoderKL")
+    return AutoencoderKLConfig(**given)
 
 
+@_stranger
 def text_config(json: Json) -> TextConfig:
     """CLIP's text tower; projected where the config is that of a CLIPTextModelWithProjection."""
     json = json.get("text_config", json)
+    _require(json, {}, "CLIPTextModel")
     known = {field.name for field in fields(TextConfig)} - {"projection_dim", "positions"}
     defaults = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
-    given = {**defaults, **{name: value for name, value in json.items() if name in known}}
+    given: dict[str, Any] = {**defaults, **{name: value for name, value in json.items() if name in known}}
     if "CLIPTextModelWithProjection" in (json.get("architectures") or ()):
         given["projection_dim"] = json.get("projection_dim", 512)
-    return _built(TextConfig, given, "CLIPTextModel")
+    return TextConfig(**given)
 
 
+@_stranger
 def dit_config(json: Json, *, own_embeddings: bool = False) -> DiTConfig:
     """The class-conditional diffusion transformer. Raises UserError for fields that are not known here.
 
@@ -158,7 +186,7 @@ def dit_config(json: Json, *, own_embeddings: bool = False) -> DiTConfig:
     if made not in (given, 2 * given):
         raise UserError(f"this transformer takes {given} channels and gives {made}: it is none of ours")
     labels = json.get("num_embeds_ada_norm", 1000)
-    values = {
+    values: dict[str, Any] = {
         "in_channels": given,
         "out_channels": given,
         "learned_variance": made == 2 * given,
@@ -171,7 +199,7 @@ def dit_config(json: Json, *, own_embeddings: bool = False) -> DiTConfig:
         "own_embeddings": own_embeddings,
         "mlp_norm_eps": float(json.get("norm_eps", 1e-5)),
     }
-    return _built(DiTConfig, values, "DiTTransformer2DModel")
+    return DiTConfig(**values)
 
 
 def text_json(config: TextConfig) -> dict[str, Any]:
@@ -259,15 +287,18 @@ def _one(value: Any, name: str) -> int:
     return only
 
 
+MOST_LAYERS, LARGEST = 256, 2**20
+_LAYERS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers", "num_layers")
+
+
 def _require(json: Json, wanted: Json, kind: str) -> None:
+    """Refuse what the network cannot be, and numbers that would take for ever to build."""
+    for name, value in json.items():
+        counts = value if isinstance(value, list | tuple) else [value]
+        most = MOST_LAYERS if name in _LAYERS else LARGEST
+        if any(isinstance(count, int) and count > most for count in counts) or len(counts) > MOST_LAYERS:
+            raise UserError(f"a {kind} with {name} = {value!r:.40} is beyond what can be built")
     for name, value in wanted.items():
         found = json.get(name, value)
         if found != value:
             raise UserError(f"a {kind} with {name} = {found!r:.40} is not known here, only {value!r}")
-
-
-def _built(kind: Any, values: Json, name: str) -> Any:
-    try:
-        return kind(**values)
-    except (TypeError, ZeroDivisionError) as error:
-        raise UserError(f"this config of a {name} has a field of the wrong kind: {error}") from None

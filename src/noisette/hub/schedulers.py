@@ -19,7 +19,7 @@ from noisette.core import X0, Cond, Denoiser, Eps, Level, Prediction, Schedule, 
 from noisette.errors import UserError
 from noisette.guidance import clip_x0, dynamic_threshold
 from noisette.schedules import BetasVP, CosineVP, LinearVP, ScaledLinearVP, TableVP, ZeroTerminalSNR
-from noisette.solvers import DDIM, DDPM, PLMS, DPMSolverPP, DPMSolverPPSingle, Euler, Heun, UniPC
+from noisette.solvers import DDIM, DDPM, PLMS, PNDM, DPMSolverPP, DPMSolverPPSingle, Euler, Heun, UniPC
 from noisette.solvers.named import solver_named
 
 __all__ = ["SCHEDULERS", "Sampler", "parameterization_of", "sampler", "schedule_of"]
@@ -49,7 +49,10 @@ class Sampler:
 
 def schedule_of(config: Json) -> TableSchedule:
     """The noise schedule. Raises UserError for betas that are not known here."""
-    steps = _whole(config.get("num_train_timesteps", 1000), "num_train_timesteps")
+    _check_kinds(config)
+    steps = config.get("num_train_timesteps", 1000)
+    if not 1 <= steps <= 2**20:
+        raise UserError(f"num_train_timesteps should lie in 1 to {2**20}, not {steps!r:.40}")
     kind = config.get("beta_schedule", "linear")
     ends = steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
     betas = config.get("trained_betas")
@@ -61,6 +64,9 @@ def schedule_of(config: Json) -> TableSchedule:
         base = CosineVP(steps)
     else:
         raise UserError(f"beta_schedule {kind!r:.40} is not known: linear, scaled_linear, squaredcos_cap_v2")
+    values = base.betas()
+    if not len(values) or not bool(((values > 0) & (values < 1)).all()):
+        raise UserError("the betas of this schedule do not all lie between 0 and 1")
     return ZeroTerminalSNR(base) if config.get("rescale_betas_zero_snr") else base
 
 
@@ -236,13 +242,8 @@ def _ddpm(config: Json, schedule: Schedule) -> DDIM:
             raise UserError(f"variance_type {other!r:.40} is none of fixed_small, fixed_large, learned_range")
 
 
-def _plms(config: Json, schedule: Schedule) -> PLMS:
-    if not config.get("skip_prk_steps", False):
-        raise UserError(
-            "this PNDMScheduler begins with Runge-Kutta steps, which are not known here: "
-            "set skip_prk_steps in its config"
-        )
-    return PLMS()
+def _pndm(config: Json, schedule: Schedule) -> Solver[Any]:
+    return PLMS() if config.get("skip_prk_steps", False) else PNDM(schedule)
 
 
 def _dpm(config: Json, schedule: Schedule) -> DPMSolverPP:
@@ -259,7 +260,7 @@ def _unipc(config: Json, schedule: Schedule) -> UniPC:
 SCHEDULERS: Final[Mapping[str, _Kind]] = {
     "DDIMScheduler": _Kind(lambda c, s: DDIM(), "rows", "leading", alpha_to_one=True),
     "DDPMScheduler": _Kind(_ddpm, "rows", "leading"),
-    "PNDMScheduler": _Kind(_plms, "rows", "leading", alpha_to_one=False),
+    "PNDMScheduler": _Kind(_pndm, "rows", "leading", alpha_to_one=False),
     "EulerDiscreteScheduler": _Kind(lambda c, s: Euler(), "sigma", starts_bare=True),
     "EulerAncestralDiscreteScheduler": _Kind(lambda c, s: DDIM(eta=1.0), "sigma", starts_bare=True),
     "HeunDiscreteScheduler": _Kind(lambda c, s: Heun(), "sigma", starts_bare=True),
@@ -344,7 +345,24 @@ def _choice(config: Json, key: str, known: tuple[str, ...], default: str) -> str
     return found
 
 
-def _whole(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**20:
-        raise UserError(f"{name} should be a whole number of 1 or more, not {value!r:.40}")
-    return value
+_WHOLE = ("num_train_timesteps", "steps_offset", "solver_order")
+_NUMBERS = ("beta_start", "beta_end", "clip_sample_range", "dynamic_thresholding_ratio")
+_MAYBE = ("sigma_min", "sigma_max")
+
+
+def _check_kinds(config: Json) -> None:
+    """Numbers come from a stranger: those that are computed with are numbers, of a size to compute with."""
+    for name in (*_WHOLE, *_NUMBERS, *_MAYBE):
+        value = config.get(name, 0)
+        kinds = int if name in _WHOLE else int | float
+        if name in _MAYBE and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < 2**40:
+            raise UserError(
+                f"{name} should be a {'whole ' if name in _WHOLE else ''}number, not {value!r:.40}"
+            )
+    betas = config.get("trained_betas")
+    if betas is not None and not (
+        isinstance(betas, list | tuple) and all(isinstance(beta, int | float) for beta in betas)
+    ):
+        raise UserError(f"trained_betas should be a list of numbers, not {betas!r:.40}")

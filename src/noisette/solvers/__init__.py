@@ -8,13 +8,14 @@ from noisette.solvers.dpm import DPMSolverPP, DPMSolverPPSingle
 from noisette.solvers.heun import Churn, Euler, EulerAncestral, Heun
 from noisette.solvers.named import SOLVER_NAMES, citation, solver_named
 from noisette.solvers.noise import NoiseStreams
-from noisette.solvers.plms import PLMS
+from noisette.solvers.plms import PLMS, PNDM
 from noisette.solvers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DDPM",
     "PLMS",
+    "PNDM",
     "SOLVER_NAMES",
     "Churn",
     "DPMSolverPP",
