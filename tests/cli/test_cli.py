@@ -229,7 +229,7 @@ def test_our_own_mistakes_keep_their_traceback(run: Run, monkeypatch: pytest.Mon
 
 
 def test_help_has_examples(run: Run) -> None:
-    for command in ("", "sample", "train", "evaluate", "models", "atlas"):
+    for command in ("", "generate", "sample", "convert", "train", "evaluate", "models", "atlas"):
         code, out, err = run(f"{command} --help")
         assert (code, err) == (0, "")
         assert "Example" in out

@@ -105,7 +105,7 @@ def test_an_export_loads_and_goes_on(run: Run) -> None:
         ("export --count 1 --out a --describe bicycle", "'bicycle' is not understood"),
         ("export --count 1 --out .", "is not empty"),
         ("export --count 1 --out there.png", "is a file"),
-        ("read no.png", "no.png: No such file"),
+        ("read no.png", "there is no picture no.png"),
         ("read there.png", "there.png: not a PNG, JPEG or WebP image"),
         ("read there.png --expect bicycle", "'bicycle' is not understood"),
     ],

@@ -1,4 +1,4 @@
-"""The command line: ``noisette generate | sample | train | evaluate | models | atlas | scenes``.
+"""The command line: ``noisette generate | sample | convert | train | evaluate | models | atlas | scenes``.
 
 Each command is a file of this folder. Whatever a person does wrong costs one line on stderr and exit code 2;
 a traceback is always a mistake of ours.
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from noisette.cli import atlas, evaluate, generate, listing, sample, scenes, train
+from noisette.cli import atlas, convert, evaluate, generate, listing, sample, scenes, train
 from noisette.errors import UserError
 
 # Typer carries click inside itself or beside itself, by version; the base of all usage errors is the same.
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command(epilog=generate.EPILOG)(generate.generate)
 app.command(epilog=sample.EPILOG)(sample.sample)
+app.command(epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=train.EPILOG)(train.train)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=listing.EPILOG)(listing.models)
@@ -76,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno == errno.EPIPE:
             return _pipe_closed()
         return _fail(_os_error(error))
-    except MemoryError:
-        return _fail("not enough memory: ask for fewer or smaller pictures")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _fail("not enough memory: ask for fewer or smaller pictures, or see --precision and --offload")
     if code == 130:
         print("noisette: interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
@@ -86,6 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print(f"noisette: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory is what lacks, of the machine or of its graphics card."""
+    # torch is not imported for this, and calls it by several names.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _os_error(error: OSError) -> str:

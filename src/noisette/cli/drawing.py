@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,12 @@ from noisette.cli.request import Request
 from noisette.cli.terminal import progress
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from noisette.core import Step
     from noisette.models import Model, Output
 
-__all__ = ["Batch", "Job", "Picture", "batches_of", "weights_hash"]
+__all__ = ["Batch", "Job", "Picture", "batches_of"]
 
 PREVIEW_EVERY = 5
 
@@ -54,10 +55,12 @@ def batches_of(pictures: Sequence[Picture], n: int, size: int) -> Iterator[Batch
 
 @dataclass(frozen=True)
 class Job:
-    """A model and a request that leaves nothing open."""
+    """A model, and a request that leaves nothing open, with the pictures that it names."""
 
     model: Model
     request: Request
+    image: Image | None = None
+    mask: Image | None = None
 
     def batches(self, pictures: Sequence[Picture], n: int) -> list[Batch]:
         """The pictures in batches; one that was among others is in the place where it was."""
@@ -93,10 +96,16 @@ class Job:
         asked = self.request
         drawing = asked.drawing()
         return {
+            **asked.pictures(),
             **{name: value for name, value in drawing.items() if name not in ("width", "height")},
+            "clip_skip": asked.clip_skip or None,
             "size": f"{asked.width}x{asked.height}",
             "weights": asked.model,
+            "variant": asked.variant,
+            "revision": asked.revision,
+            "lora": list(asked.lora) or None,
             "model_hash": asked.model_hash,
+            "cache_every": asked.cache_every,
             "device": asked.device,
             "precision": asked.precision,
             "compile": asked.compile,
@@ -107,22 +116,27 @@ class Job:
         self, batches: Sequence[Batch], output_type: str, preview: Path | None
     ) -> Iterator[tuple[Batch, Output]]:
         """Draw one batch after another, with a bar on the terminal; ``preview`` shows the first of each."""
+        from noisette.models.starting import steps_taken
+
         model, asked = self.model, self.request
         steps = len(model.levels(asked.num_inference_steps, asked.grid)) - 1
+        steps = steps if asked.strength is None else steps_taken(steps, asked.strength)
         with progress("drawing", steps * len(batches)) as advance, _previewing(model, preview) as show:
             for batch in batches:
-                yield (
-                    batch,
-                    model.generate(
-                        [picture.prompt for picture in batch.pictures],
-                        negative_prompt=[asked.negative_prompt] * len(batch.pictures),
-                        seed=[picture.seed for picture in batch.pictures],
-                        batch_size=len(batch.pictures),
-                        output_type=output_type,  # pyright: ignore[reportArgumentType]
-                        callback=lambda step: (advance(), show(step))[1],
-                        **asked.drawing(),
-                    ),
+                # What a cache holds belongs to one batch, so each has its own.
+                drawer = model if asked.cache_every is None else model.cached(asked.cache_every)
+                output = drawer.generate(
+                    [picture.prompt for picture in batch.pictures],
+                    negative_prompt=[asked.negative_prompt] * len(batch.pictures),
+                    image=self.image,
+                    mask_image=self.mask,
+                    seed=[picture.seed for picture in batch.pictures],
+                    batch_size=len(batch.pictures),
+                    output_type=output_type,  # pyright: ignore[reportArgumentType]
+                    callback=lambda step: (advance(), show(step))[1],
+                    **asked.drawing(),
                 )
+                yield batch, replace(output, settings={**output.settings, **asked.pictures()})
 
 
 @contextmanager
@@ -144,15 +158,3 @@ def _previewing(model: Model, path: Path | None) -> Iterator[Callable[[Step], No
         yield show
     finally:
         path.unlink(missing_ok=True)
-
-
-def weights_hash(name: str) -> str:
-    """The first digits of the SHA-256 over a model's weights and tokenizer: what A1111 calls Model hash."""
-    from noisette.hub.embedded import find_model
-
-    digest = hashlib.sha256()
-    folder = find_model(name)
-    for path in sorted((*folder.glob("*.safetensors"), *folder.glob("tokenizer.json"))):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]

@@ -123,10 +123,13 @@ def _keep(figures: Figures, file: Path | None) -> None:
 
 
 def _is_autoencoder(name: str) -> bool:
-    from noisette.hub import find_model, read_spec
+    from noisette.hub import read_spec
+    from noisette.hub.finding import located
+    from noisette.hub.folder import SPEC
     from noisette.models import AutoencoderSpec
 
-    return isinstance(read_spec(find_model(name))[0], AutoencoderSpec)
+    place = located(name)
+    return (place / SPEC).is_file() and isinstance(read_spec(place)[0], AutoencoderSpec)
 
 
 def _rebuilt(name: str, n: int) -> Figures:

@@ -7,18 +7,22 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noisette.cli.drawing import Job, weights_hash
+from noisette.cli.drawing import Job
 from noisette.cli.gathering import Gathering, processes
-from noisette.cli.pictures import is_folder
+from noisette.cli.pictures import is_folder, read_picture
 from noisette.cli.prompts import check_words, known_words, note, read_prompts, tell_cut
 from noisette.cli.request import MOST_AT_ONCE, Request, restored
 from noisette.cli.targets import Files, Sheet, pictures_of
-from noisette.cli.terminal import load_on
+from noisette.cli.terminal import device_named, load_on
+from noisette.cli.weights import dtype_named, fused, weights_hash
 from noisette.errors import UserError
+
+if TYPE_CHECKING:
+    from noisette.models import Model
 
 EPILOG = """\b
 Examples:
@@ -26,11 +30,12 @@ Examples:
   noisette generate "a pencil sketch of a green cone" -n 16 --grid --seed 0 -o sheet.png
   noisette generate --from cube.png --guidance-scale 3 -o weaker.png
   noisette generate --prompts prompts.txt -n 4 -o pictures/
+  noisette generate "a fox in ink" --model sd15.safetensors --lora ink.safetensors:0.8 --precision fp16
+  noisette generate "a fox in snow" --model owner/name --image fox.png --strength 0.6
   torchrun --nproc-per-node 4 -m noisette generate --prompts prompts.txt -o pictures/
 """
 
 DEFAULT_MODEL = "scenes"
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 Prompt = Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)]
 Out = Annotated[
@@ -55,7 +60,33 @@ Seed = Annotated[
 Side = Annotated[int | None, typer.Option(min=1, max=2**20, help="In pixels, if not the model's own.")]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", help="One that ships, a model folder, or the folder of a run. Default: scenes."),
+    typer.Option(
+        "--model",
+        help="One that ships, a folder of noisette's or diffusers', the folder of a run, a single file "
+        "(.safetensors, .ckpt), or owner/name on the Hugging Face Hub. Default: scenes.",
+    ),
+]
+Variant = Annotated[str | None, typer.Option(help="Which weights of a diffusers folder to take, as fp16.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:WEIGHT]", help="Add a LoRA to the weights; again for more."),
+]
+ClipSkip = Annotated[int | None, typer.Option(min=0, help="Read CLIP so many layers before its last.")]
+Image = Annotated[str | None, typer.Option(metavar="FILE", help="A picture to begin with, in its size.")]
+Mask = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Where white, --image is drawn anew; where black, kept.")
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="How much of --image is to change. Default: 0.8, with --mask 1."),
+]
+CacheEvery = Annotated[
+    int | None,
+    typer.Option(min=1, help="Run the deep part of the U-Net each so many steps: faster, not the same."),
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep the weights off the GPU, but for those at work: slow, small.")
 ]
 SolverName = Annotated[str | None, typer.Option("--solver", help="Such as dpmpp-2m, ddim, heun, unipc.")]
 SheetGrid = Annotated[
@@ -107,6 +138,13 @@ def generate(
     width: Side = None,
     height: Side = None,
     model: ModelName = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    lora: Loras = None,
+    image: Image = None,
+    strength: Strength = None,
+    mask: Mask = None,
+    clip_skip: ClipSkip = None,
     solver: SolverName = None,
     grid: Spacing = None,
     eta: Eta = None,
@@ -117,22 +155,26 @@ def generate(
     device: Device = None,
     precision: Precision = None,
     compile: Compile = None,
+    cache_every: CacheEvery = None,
+    offload: Offload = False,
     preview: Preview = False,
     anyway: Anyway = False,
     words: Words = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw what a sentence says. PNGs carry all their settings: --from draws one again."""
-    options = dict(locals())
+    # Of a picture's LoRAs nothing is left by --lora "".
+    options = {**locals(), "lora": tuple(filter(None, lora)) if lora else None}
     if words:
-        print(known_words(load_on(model or DEFAULT_MODEL, "cpu")))
+        print(known_words(load_on(model or DEFAULT_MODEL, "cpu", variant=variant, revision=revision)))
         return
     asked = {field.name: options[field.name] for field in fields(Request) if field.name in options}
     texts = _texts(prompt, prompts, picture)
     fresh = secrets.randbelow(2**32) if prompts is None else 0
     request = _request(picture, asked).changed(asked, n=n, seed=seed, fresh=fresh)
+    request.check()
     target = _target(out, request, texts, sheet, preview, overwrite)
-    job = _job(request)
+    job = _job(request, offload)
     told = [*dict.fromkeys(item.prompt for item in target.pictures), job.request.negative_prompt]
     if not anyway:
         check_words(job.model, [text for text in told if text not in request.accepted])
@@ -199,21 +241,30 @@ def _device(request: Request) -> str:
     return device
 
 
-def _job(request: Request) -> Job:
+def _job(request: Request, offload: bool) -> Job:
     """The model where it is to run, and the request with nothing left open."""
     name = request.model or DEFAULT_MODEL
-    model = load_on(name, _device(request))
+    image = None if request.image is None else read_picture(request.image)
+    mask = None if request.mask is None else read_picture(request.mask, 1)
+    model = _model(name, request, offload)
     if model.texts is None:
         raise UserError(f"{name} takes no prompt: noisette sample draws its pictures")
-    digest = weights_hash(name)
+    digest = weights_hash(name, request.variant, request.revision, request.lora)
     if request.model_hash not in (None, digest):
         note(f"the weights of {name} are others than those that drew the picture: so it will be another one")
-    if request.precision not in PRECISIONS:
-        raise UserError(f"there is no precision {request.precision!r:.20}: take {', '.join(PRECISIONS)}")
-    if request.precision != "fp32":
-        import torch
+    filled = replace(request, model=name, model_hash=digest).filled(model, image)
+    return Job(model, filled, image, mask)
 
-        model = model.to(dtype=getattr(torch, PRECISIONS[request.precision]))
-    if request.compile:
-        model = model.compiled()
-    return Job(model, replace(request, model=name, model_hash=digest).filled(model))
+
+def _model(name: str, request: Request, offload: bool) -> Model:
+    """The model in the precision that is asked for, with its LoRAs, ready to draw."""
+    device = device_named(_device(request))
+    if offload and device == "cpu":
+        raise UserError("--offload spares the memory of a GPU, and there is none here: leave it out")
+    told = {"variant": request.variant, "revision": request.revision}
+    place = "cpu" if offload else device
+    model = load_on(name, place, dtype=dtype_named(request.precision), **told)
+    model = fused(model, request.lora)
+    if offload:
+        model = model.offloaded(device)
+    return model.compiled() if request.compile else model

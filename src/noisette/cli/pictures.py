@@ -6,14 +6,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from noisette.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["TABLE", "check_sheet", "is_folder", "metadata", "summary", "write_sheet"]
+__all__ = ["TABLE", "check_sheet", "is_folder", "metadata", "read_picture", "summary", "write_sheet"]
 
 # 64 megapixels: beyond it a picture of pictures helps nobody, and most programs refuse it.
 MOST_PIXELS = 2**26
@@ -28,6 +29,19 @@ def is_folder(out: Path) -> bool:
     if out.suffix.lower() in OTHER_FORMATS:
         raise UserError(f"{out}: pictures are written as PNG: take a name that ends in .png, or a folder")
     return out.suffix.lower() != ".png"
+
+
+def read_picture(path: str | Path, channels: Literal[1, 3] = 3) -> Image:
+    """A picture in grey or color, upright. Raises UserError for what is none."""
+    from noisette.data.images import CorruptImage, decode
+
+    # A path may come from a stranger's picture, and a device would be read for ever.
+    if not Path(path).is_file():
+        raise UserError(f"there is no picture {path}")
+    try:
+        return decode(Path(path).read_bytes(), channels)
+    except CorruptImage as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def check_sheet(out: Path, n: int, width: int, height: int) -> None:

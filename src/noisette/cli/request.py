@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from noisette.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from noisette.models import Model
 
 __all__ = ["MOST_AT_ONCE", "Request", "restored"]
@@ -30,10 +32,14 @@ class Request:
 
     ``batch_index``: a picture that was the k-th of its batch is drawn as the k-th of a batch of its size,
     because for another size a computer adds numbers up in another order. ``columns``: of a sheet.
-    ``accepted``: texts that the model has drawn before, whatever their words.
+    ``accepted``: texts that the model has drawn before, whatever their words. ``lora``: files with weights,
+    as `noisette.cli.weights.Lora` reads them. ``image`` and ``mask`` are paths.
     """
 
     model: str | None = None
+    variant: str | None = None
+    revision: str | None = None
+    lora: tuple[str, ...] = ()
     prompt: str | None = None
     negative_prompt: str = ""
     num_inference_steps: int | None = None
@@ -42,6 +48,11 @@ class Request:
     solver: str | None = None
     grid: str | None = None
     eta: float | None = None
+    clip_skip: int | None = None
+    image: str | None = None
+    mask: str | None = None
+    strength: float | None = None
+    cache_every: int | None = None
     width: int | None = None
     height: int | None = None
     seeds: tuple[int, ...] = ()
@@ -67,7 +78,11 @@ class Request:
         if given.get("solver", self.solver) != self.solver:
             given = {"eta": None, **given}
         if "model" in given:
-            given |= {"model_hash": None, "accepted": ()}
+            given = {"variant": None, "revision": None, **given, "accepted": ()}
+        if given.keys() & {"model", "variant", "revision", "lora"}:
+            given["model_hash"] = None
+        if "image" in given:  # another picture has a size of its own
+            given = {"width": None, "height": None, **given}
         seeds = self.seeds or (fresh,)
         if seed is not None:
             seeds = tuple(seed + k for k in range(len(seeds)))
@@ -75,19 +90,37 @@ class Request:
             seeds = (*seeds[:n], *(seeds[-1] + k for k in range(1, n - len(seeds) + 1)))
         return replace(self, **given, seeds=seeds)
 
-    def filled(self, model: Model) -> Request:
-        """The request with the model's defaults in place of what was left open."""
+    def check(self) -> None:
+        """Raises UserError for settings that do not go together."""
+        if self.image is None and (self.mask is not None or self.strength is not None):
+            raise UserError("--mask and --strength belong to a picture: give it by --image")
+        if self.compile and self.cache_every is not None:
+            raise UserError("--compile and --cache-every do not go together: leave one of them out")
+
+    def filled(self, model: Model, image: Image | None = None) -> Request:
+        """The request with the model's defaults in place of what was left open; a picture has its own size.
+
+        A checkpoint of others' is sampled by its own scheduler where no solver is asked for.
+        """
+        from noisette.models.starting import STRENGTH, pictures_of
+
         spec, defaults = model.spec, model.spec.defaults
-        width, height = (spec.image_size if side is None else side for side in (self.width, self.height))
+        if image is None:
+            width, height = (spec.image_size if side is None else side for side in (self.width, self.height))
+        else:
+            height, width = pictures_of(image, self.height, self.width, spec.stride).shape[-2:]
         spec.check_size(height, width)
+        ours = model.checkpoint is None
+        strength = (STRENGTH if self.mask is None else 1.0) if self.strength is None else self.strength
         steps, scale, rescale = self.num_inference_steps, self.guidance_scale, self.guidance_rescale
         return replace(
             self,
             num_inference_steps=defaults.steps if steps is None else steps,
             guidance_scale=defaults.guidance_scale if scale is None else scale,
             guidance_rescale=defaults.guidance_rescale if rescale is None else rescale,
-            solver=self.solver or defaults.solver,
-            grid=self.grid or defaults.grid,
+            solver=self.solver or (defaults.solver if ours else None),
+            grid=self.grid or (defaults.grid if ours else None),
+            strength=None if image is None else strength,
             width=width,
             height=height,
             batch_size=self.batch_size or min(BATCH, len(self.seeds), _fitting(width, height, spec.factor)),
@@ -97,7 +130,12 @@ class Request:
     def drawing(self) -> dict[str, Any]:
         """What `Model.generate` is told beside prompts and seeds."""
         names = ("num_inference_steps", "guidance_scale", "guidance_rescale", "solver", "grid", "eta")
-        return {name: getattr(self, name) for name in (*names, "width", "height")}
+        taken = {name: getattr(self, name) for name in (*names, "strength", "width", "height")}
+        return {**taken, "clip_skip": self.clip_skip or 0}
+
+    def pictures(self) -> dict[str, Any]:
+        """The paths of the pictures that this begins with."""
+        return {"image": self.image, "mask": self.mask}
 
 
 def _fitting(width: int, height: int, factor: int) -> int:
@@ -123,6 +161,8 @@ def restored(path: Path, besides: Collection[str] = ()) -> tuple[Request, str]:
         raise UserError(f"{where} was not drawn by a model: there is nothing to restore")
     if settings.get("latents") is not None:
         raise UserError(f"{where} was drawn from latents that it does not carry: it cannot be drawn again")
+    if settings.get("image") == "given":
+        raise UserError(f"{where} was drawn from a picture that it does not name: give it by --image")
     if settings.get("label") is not None or settings.get("labels") is not None:
         raise UserError(f"{where} was drawn from labels: noisette sample draws them")
     if "batch_size" in besides:
@@ -134,6 +174,14 @@ def restored(path: Path, besides: Collection[str] = ()) -> tuple[Request, str]:
     common = _common(settings, where)
     request = Request(
         model=_one(settings, "weights" if "weights" in settings else "model", str, where),
+        variant=_one(settings, "variant", str, where),
+        revision=_one(settings, "revision", str, where),
+        lora=_loras(settings, where),
+        clip_skip=_one(settings, "clip_skip", int, where),
+        image=_one(settings, "image", str, where),
+        mask=_one(settings, "mask", str, where),
+        strength=_one(settings, "strength", float, where),
+        cache_every=_cache(settings, where),
         seeds=_seeds(settings, where),
         batch_index=index,
         batch_size=size,
@@ -194,6 +242,20 @@ def _seeds(settings: Mapping[str, Any], where: str) -> tuple[int, ...]:
     if any(type(seed) is not int for seed in several):
         raise UserError(f"{where}: its seeds are not whole numbers")
     return tuple(several)
+
+
+def _loras(settings: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    found = _one(settings, "lora", list, where) or []
+    if not all(isinstance(lora, str) for lora in found):
+        raise UserError(f"{where}: its LoRAs are not named as FILE:WEIGHT")
+    return tuple(found)
+
+
+def _cache(settings: Mapping[str, Any], where: str) -> int | None:
+    every = _one(settings, "cache_every", int, where)
+    if every is not None and every < 1:
+        raise UserError(f"{where}: its cache_every {every} is less than 1")
+    return every
 
 
 def _device(settings: Mapping[str, Any], where: str) -> tuple[str | None, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noisette.cli.pictures import read_picture
 from noisette.errors import UserError
 
 if TYPE_CHECKING:
@@ -258,13 +259,10 @@ def _pixels(path: Path) -> Tensor:
     import numpy as np
     import torch
 
-    from noisette.data.images import CorruptImage, decode, fit_square
+    from noisette.data.images import fit_square
     from noisette.pixels import from_uint8
 
-    try:
-        picture = decode(path.read_bytes())
-    except CorruptImage as error:
-        raise UserError(f"{path}: {error}") from None
+    picture = read_picture(path)
     square = fit_square(picture, max(64, min(picture.size)))
     return from_uint8(torch.from_numpy(np.array(square)).permute(2, 0, 1))[None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from noisette.errors import UserError
 
@@ -28,16 +28,22 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
-def load_on(name: str, device: str) -> Model:
-    """The model on a device; "auto" is a GPU if there is one. Raises UserError for a device there is not."""
-    import torch
-
+def load_on(name: str, device: str, **options: Any) -> Model:
+    """The model on a device: see `device_named`; ``options`` are those of `noisette.load`."""
     from noisette.models import load
 
-    model = load(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = device_named(device)
+    return load(name, **options).to(place)
+
+
+def device_named(name: str) -> str:
+    """The device of that name; "auto" is a GPU if there is one. Raises UserError for one there is not."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return model.to(device)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"there is no device {device!r} here: {str(error).splitlines()[0]}") from None
+        raise UserError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from None
+    return name

@@ -64,7 +64,7 @@ class Autoencoder:
         return decoded(self.codec, latents)
 
 
-def load_codec(name: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Codec:
+def load_codec(name: str | os.PathLike[str], *, dtype: torch.dtype | None = torch.float32) -> Codec:
     """The autoencoder of a model of that name, whether it comes alone or with a diffusion model.
 
     In evaluation mode, its weights without gradient. Raises UserError.
@@ -76,9 +76,9 @@ def load_codec(name: str | os.PathLike[str], *, dtype: torch.dtype = torch.float
     return _codec_in(folder, spec, dtype)
 
 
-def _codec_in(folder: Path, spec: AnySpec, dtype: torch.dtype) -> Codec:
+def _codec_in(folder: Path, spec: AnySpec, dtype: torch.dtype | None) -> Codec:
     codec: Codec = read_weights(folder / CODEC, lambda: build_codec(spec.codec))  # pyright: ignore
-    return codec.to(dtype).eval().requires_grad_(False)
+    return codec.to(dtype=dtype).eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -131,12 +131,12 @@ class Model:
         cls,
         name: str | os.PathLike[str],
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         variant: str | None = None,
         revision: str | None = None,
         prediction: PredictionType | None = None,
     ) -> Model:
-        """The model of that name, on the CPU, in evaluation mode, in ``dtype`` whatever the file holds.
+        """The model of that name, on the CPU, in evaluation mode, in ``dtype``; None is as the file has it.
 
         A model that ships, a model folder, the folder of a training run; a folder of diffusers' pipelines or
         a single file of Stable Diffusion's; or the name of a repository on the Hugging Face Hub
@@ -435,7 +435,7 @@ class Model:
 def load(
     name: str | os.PathLike[str],
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     variant: str | None = None,
     revision: str | None = None,
     prediction: PredictionType | None = None,

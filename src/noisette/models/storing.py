@@ -44,7 +44,7 @@ Read = tuple[ModelSpec, nn.Module, Notes, Codec | None, Texts | None, Checkpoint
 
 def read_model(
     name: str | os.PathLike[str],
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     variant: str | None = None,
     revision: str | None = None,
     prediction: PredictionType | None = None,
@@ -57,15 +57,15 @@ def read_model(
     checkpoint = read_single(place, prediction=prediction) if single else read_pipeline(place, variant)
     spec, net, codec, texts = parts_of(checkpoint, place.stem if single else place.resolve().name)
     if codec is not None:
-        codec = codec.to(dtype).eval().requires_grad_(False)
-    return spec, net.to(dtype).eval(), {}, codec, texts, replace(checkpoint, tensors={})
+        codec = codec.to(dtype=dtype).eval().requires_grad_(False)
+    return spec, net.to(dtype=dtype).eval(), {}, codec, texts, replace(checkpoint, tensors={})
 
 
-def _own(folder: Path, name: str | os.PathLike[str], dtype: torch.dtype) -> Read:
+def _own(folder: Path, name: str | os.PathLike[str], dtype: torch.dtype | None) -> Read:
     spec, notes = read_spec(folder)
     if not isinstance(spec, ModelSpec):
         raise UserError(f"{name} is an autoencoder and draws nothing: name a model trained with it")
-    net = read_weights(folder / WEIGHTS, spec.build).to(dtype).eval()
+    net = read_weights(folder / WEIGHTS, spec.build).to(dtype=dtype).eval()
     codec = None if spec.codec is None else load_codec(folder, dtype=dtype)
     return spec, net, notes, codec, texts_in(folder, spec.text), None
 
