@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import checkpoint_report, machine
 from bench.scenes import NO_GPU
+from bench.tables import met, table
 from bench.text_to_image import GOAL, PEER, PROMPT, SCENES, TWIN
 from noisette.files import atomic_write
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 NOTES = PAGE.parent / "results" / "notes.md"
 OURS = "noisette"
+PARTS = ("quality", "throughput", "scenes", "text_to_image", "choices", "startup")
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
         "",
     ]
     lines += [*_summary(), *_quality(), *_throughput(), *_scenes(), *_text_to_image()]
-    lines += [*_choices(), *_startup(), *_machines()]
+    lines += [*checkpoint_report.sections(), *_choices(), *_startup(), *_machines()]
     if NOTES.exists():  # what the numbers do not say, written by whoever ran them
         lines += ["", NOTES.read_text(encoding="utf-8")]
     with atomic_write(PAGE) as path:
@@ -41,14 +43,15 @@ def _summary() -> Iterator[str]:
         for line in ("import noisette", "from noisette import load"):
             over = startup["imports"][line]["over_torch"]
             told = f"{over:+.2f} s"
-            rows.append((f"`{line}` over `import torch`", told, "at most 0.3 s", _met(over <= 0.3)))
+            rows.append((f"`{line}` over `import torch`", told, "at most 0.3 s", met(over <= 0.3)))
         cold = startup["cold"][OURS]["median"]
         rows.append(("cold `noisette sample`, process start to PNG", f"{cold:.1f} s", "", ""))
     if scenes := machine.read("scenes"):
         rows += _scene_rates(scenes)
     if drawn := machine.read("text_to_image"):
         rows += _text_to_image_ratios(drawn)
-    yield from _table(("measured", "value", "goal", "met"), rows)
+    rows += checkpoint_report.ratios()
+    yield from table(("measured", "value", "goal", "met"), rows)
 
 
 def _quality_ratios(quality: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -58,7 +61,7 @@ def _quality_ratios(quality: dict[str, Any]) -> Iterator[tuple[str, str, str, st
         if ours and peer:
             ratio = ours[0] / peer[0]
             told = f"{ratio:.2f} ({ours[0]:.2f} : {peer[0]:.2f}, {peer[1]})"
-            goal = ("", "") if small else ("at most 0.5", _met(ratio <= 0.5))
+            goal = ("", "") if small else ("at most 0.5", met(ratio <= 0.5))
             minutes = f"{ours[2]['minutes']:g} minutes"
             yield (f"Frechet distance over the best peer's, {minutes}, {words}", told, *goal)
 
@@ -83,7 +86,7 @@ def _throughput_ratios(throughput: dict[str, Any]) -> Iterator[tuple[str, str, s
             key = f"{task}_images_per_second"
             fastest = max(peers, key=lambda row: row[key])
             ratio = ours[key] / fastest[key]
-            goal = ("at least 1.2", _met(ratio >= 1.2)) if group == "own" else ("", "")
+            goal = ("at least 1.2", met(ratio >= 1.2)) if group == "own" else ("", "")
             told = f"{ratio:.2f} ({fastest['name']})"
             yield (
                 f"{verb} images/s over the fastest peer's, {words.get(group, group + ' in every loop')}",
@@ -97,10 +100,10 @@ def _scene_rates(scenes: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     many = scenes["many"]
     rate, ratio = many["pictures_per_second"], many["over_one"]
     told = f"{rate:.0f} ({rate / 150:.2f} of the goal, {ratio:.1f} times one process)"
-    yield f"{words}, {scenes['processes']} processes", told, "at least 150", _met(rate >= 150)
+    yield f"{words}, {scenes['processes']} processes", told, "at least 150", met(rate >= 150)
     if gpu := scenes["gpu"]:
         rate = gpu["whole"]["pictures_per_second"]
-        yield f"{words}, {gpu['name']}", f"{rate:,.0f}", "at least 10,000", _met(rate >= 10_000)
+        yield f"{words}, {gpu['name']}", f"{rate:,.0f}", "at least 10,000", met(rate >= 10_000)
     else:
         yield f"{words}, GPU", NO_GPU, "at least 10,000", ""
     size, largest = list(scenes["sizes"].items())[-1]
@@ -110,7 +113,7 @@ def _scene_rates(scenes: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 def _text_to_image_ratios(drawn: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     ours, theirs = (drawn["cold"][name]["median"] for name in (SCENES, PEER))
     cold = f"cold `noisette generate`, process start to PNG of {drawn['size']} px"
-    yield cold, f"{ours:.1f} s ({PEER} {theirs:.1f} s)", f"at most {GOAL:g} s", _met(ours <= GOAL)
+    yield cold, f"{ours:.1f} s ({PEER} {theirs:.1f} s)", f"at most {GOAL:g} s", met(ours <= GOAL)
     for row in drawn["rows"]:
         rates = [row["entrants"][name]["images_per_second"] for name in (TWIN, PEER)]
         words = f"images/s from sentences over {PEER}', {row['precision']}, batch {row['batch']}"
@@ -159,7 +162,7 @@ def _quality() -> Iterator[str]:
         "precision",
         "recall",
     )
-    yield from _table((*heads, "read as asked"), sorted(rows, key=lambda row: float(row[6])))
+    yield from table((*heads, "read as asked"), sorted(rows, key=lambda row: float(row[6])))
     yield from (_NOTES, "")
 
 
@@ -190,7 +193,7 @@ def _throughput() -> Iterator[str]:
     for group, rows in throughput["groups"].items():
         head = "Own networks of equal size" if group == "own" else f"{group.capitalize()} in every loop"
         yield from (f"### {head}", "")
-        yield from _table(
+        yield from table(
             ("library", "parameters", "training images/s", "sampling images/s"),
             [
                 (
@@ -227,14 +230,14 @@ def _scenes() -> Iterator[str]:
         )
         for name, words in (("render", ", no control maps"), ("whole", ""))
     ]
-    yield from _table(("what draws", "pictures/s"), rows)
+    yield from table(("what draws", "pictures/s"), rows)
     yield f"The same {scenes['compared']} scenes at growing sizes, with all maps, one process:"
     yield ""
     rows = [
         (f"{size} px", f"{row['ns_per_pixel']:,.0f} ns", f"{row['over_smallest']:.2f}")
         for size, row in scenes["sizes"].items()
     ]
-    yield from _table(("size", "time per pixel", "over the smallest"), rows)
+    yield from table(("size", "time per pixel", "over the smallest"), rows)
 
 
 def _text_to_image() -> Iterator[str]:
@@ -264,13 +267,13 @@ def _text_to_image() -> Iterator[str]:
         for row in drawn["rows"]
         for name, took in row["entrants"].items()
     ]
-    yield from _table(("library", "precision", "batch", "images/s", "network call", "beside it"), rows)
+    yield from table(("library", "precision", "batch", "images/s", "network call", "beside it"), rows)
     sizes = [(name, *(f"{parts[k]:,}" for k in _PARTS)) for name, parts in drawn["parameters"].items()]
-    yield from _table(("parameters", *_PARTS), sizes)
+    yield from table(("parameters", *_PARTS), sizes)
     yield f"From the start of a process to a PNG of `{PROMPT}`, weights read from a local folder:"
     yield ""
     rows = [(name, f"{row['median']:.2f} s") for name, row in drawn["cold"].items()]
-    yield from _table(("fresh process", "median"), rows)
+    yield from table(("fresh process", "median"), rows)
 
 
 def _choices() -> Iterator[str]:
@@ -296,7 +299,7 @@ def _choices() -> Iterator[str]:
         for row in choices["rows"]
     ]
     loss = f"loss after {choices['seconds'] / 60:.0f} min"
-    yield from _table(("recipe", "optimizer", "lr", "parameters", "images/s", loss), rows)
+    yield from table(("recipe", "optimizer", "lr", "parameters", "images/s", loss), rows)
 
 
 _PARTS = ("text", "network", "encoder", "decoder")
@@ -315,13 +318,13 @@ def _startup() -> Iterator[str]:
         (f"{startup['digits']} digits in {startup['steps']} steps, {name}", f"{row['median']:.2f} s", "")
         for name, row in startup["cold"].items()
     ]
-    yield from _table(("fresh process", "median", "over torch"), rows)
+    yield from table(("fresh process", "median", "over torch"), rows)
     yield from ("`import noisette` alone puts off torch until something is used.", "")
 
 
 def _machines() -> Iterator[str]:
     yield from ("## Where", "")
-    for name in ("quality", "throughput", "scenes", "text_to_image", "choices", "startup"):
+    for name in (*PARTS, *checkpoint_report.PARTS):
         result = machine.read(name) or {}
         found = [run["machine"] for run in result.get("runs", {}).values()] or [result.get("machine")]
         for facts in {_where(facts): facts for facts in found if facts}:
@@ -338,18 +341,6 @@ def _where(facts: dict[str, Any]) -> str:
         f"{facts['processor']}, {facts['cores_used']} of {facts['cores']} cores, {facts['threads']} threads, "
         f"Python {facts['python']}, {facts['date'][:10]}, load {facts['load']:g} at the start"
     )
-
-
-def _met(yes: bool) -> str:
-    return "yes" if yes else "no"
-
-
-def _table(heads: tuple[str, ...], rows: list[Any]) -> Iterator[str]:
-    yield "| " + " | ".join(heads) + " |"
-    yield "|" + " --- |" * len(heads)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
-    yield ""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measure and write RESULTS.md: `python -m bench.run [part ...]`.
 
-The parts are startup, throughput, quality, scenes, text_to_image, choices and report; without one, all in
-this order.
+The parts are startup, throughput, quality, scenes, text_to_image, stable_diffusion, equal_error, choices and
+report; without one, all in this order.
 
 `quality` trains one library after the other and takes hours; each of its runs goes on where it was cut, and
 those that are finished stay, so that it may also be started piece by piece through `bench.quality`.
@@ -16,7 +16,17 @@ from pathlib import Path
 
 from bench.data import work_folder
 
-PARTS = ("startup", "throughput", "quality", "scenes", "text_to_image", "choices", "report")
+PARTS = (
+    "startup",
+    "throughput",
+    "quality",
+    "scenes",
+    "text_to_image",
+    "stable_diffusion",
+    "equal_error",
+    "choices",
+    "report",
+)
 RUNS = {
     "noisette": ["noisette"],
     "denoising-diffusion-pytorch": ["denoising-diffusion-pytorch"],
@@ -45,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     for part in asked.parts or PARTS:
         if part == "quality":
             _quality([*threads, *data], asked.minutes)
-        elif part in ("scenes", "choices", "report"):  # these share the cores among processes of their own
+        elif part in ("scenes", "choices", "equal_error", "report"):  # these choose their own threads
             _python(f"bench.{part}")
         else:
             _python(f"bench.{part}", *threads, *(data if part == "throughput" else []))

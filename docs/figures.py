@@ -4,8 +4,10 @@
 docs/measured.json and puts them into the pages. `python docs/figures.py cfg ddim` does those two alone, and
 `--model FOLDER` and `--scenes FOLDER` take other models than those that ship. What depends on the reader of
 scenes, its figures and the benchmark of scenes is `python docs/figures.py reader recorded`; on the model
-`scenes`, `python docs/figures.py prompts panorama guidance_scales autoencoder sizes recorded`. The figure
-`emoji` is drawn only where `--emoji RUN` names a run of that recipe.
+`scenes`, `python docs/figures.py prompts panorama guidance_scales autoencoder sizes recorded` and, with
+what is done to checkpoints, `lora deepcache deepcache_marks`. The figure `emoji` is drawn only where
+`--emoji RUN` names a run of that recipe. `python docs/figures.py parity` makes the table of parity from
+docs/parity.json, which `NOISETTE_PARITY=docs/parity.json pytest tests/models/test_parity.py` writes.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from typing import Any
 # Before torch is loaded: threads that spin while they wait make a busy machine a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import charts  # this one and the next two are the files beside this one
+import charts  # this one and the next four are the files beside this one
+import checkpoints
+import parity
 import sentences
 import torch
 from PIL import Image
@@ -255,6 +259,7 @@ def measure(model: Model, name: str) -> dict[str, str]:
 
 
 NUMBERS = {"numbers": measure, "recorded": recorded}
+charts.CHARTS |= checkpoints.CHARTS
 
 
 def note(numbers: dict[str, str]) -> None:
@@ -280,7 +285,8 @@ def main() -> None:
     parser.add_argument("--scenes", default="scenes", help="a model of scenes (default: the one that ships)")
     parser.add_argument("--emoji", help="a model of emoji, none of which ships: draws that figure")
     options = parser.parse_args()
-    known = (*charts.CHARTS, *PICTURES, *sentences.PICTURES, *NUMBERS, "sizes")
+    known = (*charts.CHARTS, *PICTURES, *sentences.PICTURES, *checkpoints.PICTURES)
+    known += (*NUMBERS, "sizes", "parity")
     known += ("emoji",) * (options.emoji is not None)
     for wrong in set(options.names) - set(known):
         parser.error(f"there is no figure {wrong!r}: {', '.join(known)}")
@@ -294,6 +300,11 @@ def main() -> None:
             PICTURES[name](model, options.model)
         elif name in sentences.PICTURES:
             sentences.PICTURES[name](scenes_model())
+        elif name in checkpoints.PICTURES:
+            note(checkpoints.PICTURES[name](scenes_model()))
+        elif name == "parity":
+            parity.write()
+            note(parity.numbers())
         elif name == "emoji":
             sentences.emoji(Model.load(options.emoji))
         elif name == "sizes":
