@@ -291,6 +291,7 @@ def test_a_model_that_is_none_costs_one_line_and_runs_nothing(typed: Typed, name
         ("--clip-skip -1", "'--clip-skip'"),
         ("--cache-every 0", "'--cache-every'"),
         ("--cache-every 2 --compile", "--compile and --cache-every do not go together"),
+        ("--offload --device cpu:0 --compile", "--compile and --offload do not go together"),
         ("--offload --device cpu", "--offload spares the memory of a GPU"),
         ("--precision float8", "there is no precision 'float8'"),
         ("--eta 1", "has no eta"),

@@ -261,6 +261,8 @@ def _model(name: str, request: Request, offload: bool) -> Model:
     device = device_named(_device(request))
     if offload and device == "cpu":
         raise UserError("--offload spares the memory of a GPU, and there is none here: leave it out")
+    if offload and request.compile:
+        raise UserError("--compile and --offload do not go together: leave one of them out")
     told = {"variant": request.variant, "revision": request.revision}
     place = "cpu" if offload else device
     model = load_on(name, place, dtype=dtype_named(request.precision), **told)

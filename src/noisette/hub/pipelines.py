@@ -56,8 +56,10 @@ def read_pipeline(folder: str | os.PathLike[str], variant: str | None = None) ->
     if strange:
         raise UserError(f"{folder} needs {', '.join(strange)}, which noisette does not know")
     networks = [name for name in NETWORKS if name in used]
-    if not networks:
-        raise UserError(f"{folder / INDEX} names no network")
+    if not {"unet", "transformer"} & set(networks):
+        raise UserError(f"{folder / INDEX} names no network that draws")
+    if variant is not None and not any(_has(folder / name, NETWORKS[name], variant) for name in networks):
+        raise UserError(f"{folder} has no weights of the variant {variant!r:.40}")
     configs = {name: _json(folder / name / "config.json") for name in networks}
     for name in networks:
         if name.startswith("text_encoder"):
@@ -84,10 +86,19 @@ def _json(path: Path) -> dict[str, Any]:
     return record
 
 
+def _has(folder: Path, stem: str, variant: str) -> bool:
+    return any(variant in _choices(folder, *kind) for kind in _kinds(stem))
+
+
+def _kinds(stem: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What a part's weights are called: as safetensors, and as torch's files."""
+    return (stem, "safetensors"), (_TORCH.get(stem, stem), "bin")
+
+
 def _weights(folder: Path, stem: str, variant: str | None) -> dict[str, Tensor]:
     """The tensors of one part: one file, or as many as its index names."""
-    for stem_, ending in ((stem, "safetensors"), (_TORCH.get(stem, stem), "bin")):
-        there = _choices(folder, stem_, ending)
+    for kind in _kinds(stem):
+        there = _choices(folder, *kind)
         if not there:
             continue
         wanted = variant if variant in there else None

@@ -140,7 +140,11 @@ def write_single(
     scheduler = checkpoint.configs["scheduler"]
     predicts = scheduler.get("prediction_type", "epsilon")
     marks = _Marks(predicts, bool(scheduler.get("rescale_betas_zero_snr")))
-    _require_alike(checkpoint, _understood(state, marks, None))
+    try:
+        again = _understood(state, marks, None)
+    except UserError as error:
+        raise UserError(f"this pipeline does not fit into a single file, write a folder: {error}") from None
+    _require_alike(checkpoint, again)
     if predicts == "v_prediction":
         state[_V_MARK] = torch.zeros(0)
     if marks.zero_snr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,7 +53,9 @@ def _unpickled(path: Path) -> Any:
         # Files of before torch 1.6 are no archives, and cannot be mapped.
         with path.open("rb") as file:
             mapped = file.read(2) == b"PK"
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of old and new ways to pickle
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} holds more than tensors, which was not run: convert it where you trust it, or ask "

@@ -359,6 +359,7 @@ class Model:
         rescale = self.spec.defaults.guidance_rescale if guidance_rescale is None else guidance_rescale
         drawn: list[Tensor] = []
         for part in (slice(first, first + size) for first in range(0, len(seeds), size)):
+            self._forget()
             noise = NoiseStreams(seeds[part])
             eps = noise(torch.empty(len(seeds[part]), *shape[1:], device=self.device))
             if latents is not None:
@@ -375,6 +376,7 @@ class Model:
             "size": f"{shape[3] * self.spec.factor}x{shape[2] * self.spec.factor}",
             **({"clip_skip": clip_skip} if clip_skip else {}),
             **({"image": "given", "strength": start.strength} if given is not None else {}),
+            **({"mask": "given"} if mask_image is not None else {}),
             "latents": None if latents is None else "given",
             "noisette": __version__,
         }
@@ -420,6 +422,12 @@ class Model:
     @property
     def _scheduler(self) -> Mapping[str, Any] | None:
         return None if self.checkpoint is None else scheduler_config(self.checkpoint)
+
+    def _forget(self) -> None:
+        """Drop what a `cached` network has kept: every trajectory begins without."""
+        for module in self.denoiser.modules():
+            if isinstance(module, DeepCache):
+                module.reset()
 
     def _seen(self, x: Tensor) -> Tensor:
         """Pictures as they are shown: a decoder may leave [-1, 1], a picture does not."""

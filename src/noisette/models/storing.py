@@ -55,10 +55,13 @@ def read_model(
         return _own(place, name, dtype)
     single = place.is_file()
     checkpoint = read_single(place, prediction=prediction) if single else read_pipeline(place, variant)
-    spec, net, codec, texts = parts_of(checkpoint, place.stem if single else place.resolve().name)
+    # A repository of the Hub lies in a folder that is named after a commit.
+    shown = Path(name).name if single or not Path(name).exists() else place.resolve().name
+    spec, net, codec, texts = parts_of(checkpoint, Path(shown).stem if single else shown)
+    checkpoint = replace(checkpoint, tensors={})  # what is cast lets go of the file
     if codec is not None:
         codec = codec.to(dtype=dtype).eval().requires_grad_(False)
-    return spec, net.to(dtype=dtype).eval(), {}, codec, texts, replace(checkpoint, tensors={})
+    return spec, net.to(dtype=dtype).eval(), {}, codec, texts, checkpoint
 
 
 def _own(folder: Path, name: str | os.PathLike[str], dtype: torch.dtype | None) -> Read:
@@ -79,7 +82,7 @@ def write_model(
         raise UserError("a LoRA is attached: make it a part of the weights by fuse_lora(), or unload_lora()")
     if model.checkpoint is not None:
         whole = checkpoint_of(model.checkpoint, model.spec, net, codec)
-        write = write_single if Path(path).suffix == ".safetensors" else write_pipeline
+        write = write_single if Path(path).suffix.lower() == ".safetensors" else write_pipeline
         return write(whole, path, dtype=dtype, overwrite=overwrite)
     folder = ensure_writable(path, overwrite=overwrite)
     parts: dict[str, nn.Module] = {WEIGHTS: net} if codec is None else {WEIGHTS: net, CODEC: codec}

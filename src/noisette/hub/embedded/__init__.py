@@ -32,5 +32,10 @@ def find_model(name: str | os.PathLike[str], home: Path = HERE) -> Path:
             return candidate
     known = f"the models that ship are: {', '.join(names)}" if names else "no model ships with this package"
     if text and folder.exists():
-        raise UserError(f"{text} holds no model: there is no {SPEC} in it nor in its model/ folder")
-    raise UserError(f"there is no model {text!r}: name a model folder, or a model that ships ({known})")
+        raise UserError(
+            f"{text} holds no model: there is no {SPEC} in it nor in its model/ folder, no model_index.json"
+        )
+    raise UserError(
+        f"there is no model {text!r}: name a folder, a .safetensors file, owner/name on the Hub, or a model "
+        f"that ships ({known})"
+    )
