@@ -336,7 +336,7 @@ def test_dpm_solver_sde_with_the_same_noise(
 
 
 def embedded(pipe: Any, pieces: list[tuple[str, float]]) -> Tensor:
-    """A prompt of any length as the web interfaces read it, by transformers: windows of 75 tokens, weighed."""
+    """A prompt as the web interfaces read it, by transformers: windows of 75 tokens, weighed."""
     ids, weights = [], []
     for words, weight in pieces:
         found = pipe.tokenizer(words, add_special_tokens=False).input_ids
@@ -349,7 +349,8 @@ def embedded(pipe: Any, pieces: list[tuple[str, float]]) -> Tensor:
         weight = torch.tensor([1.0, *heavy, *[1.0] * rest])[None, :, None]
         tokens = pipe.text_encoder(window)[0]
         weighed = tokens * weight
-        rows.append(weighed * (tokens.mean() / weighed.mean()).clamp(1 / weight.max(), 1 / weight.min()))
+        factor = tokens.mean() / weighed.mean()
+        rows.append(weighed * factor.clamp(1 / weight.max(), 1 / weight.min()))
     return torch.cat(rows, dim=1)
 
 
