@@ -162,6 +162,15 @@ def test_numbers_are_the_measured_ones(page: Path) -> None:
         assert value == measured[name], f"{name}: run python docs/figures.py"
 
 
+def test_the_table_of_parity_is_the_recorded_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    parity = import_module("parity")
+    page = parity.PAGE.read_text(encoding="utf-8")
+    assert parity.filled(page) == page, "run python docs/figures.py parity"
+    measured = json.loads((ROOT / "docs" / "measured.json").read_text(encoding="utf-8"))
+    assert parity.numbers().items() <= measured.items(), "run python docs/figures.py parity"
+
+
 def test_nothing_is_left_unmeasured_of_a_model_that_ships() -> None:
     measured = json.loads((ROOT / "docs" / "measured.json").read_text(encoding="utf-8"))
     if any(listing.name == "scenes" for listing in embedded_models()):
