@@ -123,9 +123,9 @@ def _errors(result: dict[str, Any]) -> Iterator[str]:
     yield from ("## Equal error", "")
     yield (
         f"`{result['model']}`, {result['pictures']} pictures: error to {result['reference']:,} steps of "
-        "DDIM from the same noise, root mean square over pixels in [-1, 1], median. All call one network. What "
-        "begins on a leading grid begins below the noisiest level with the noise of that level, which no step "
-        "makes good: much of the default's error is its grid, as the rows of ours on that grid show."
+        "DDIM from the same noise, root mean square over pixels in [-1, 1], median. All call one network. "
+        "What begins on a leading grid begins below the noisiest level with the noise of that level, which "
+        "no step makes good: much of the default's error is its grid, as ours on that grid show."
     )
     yield ""
     calls = sorted({point["calls"] for curve in result["curves"] for point in curve["points"]})
