@@ -26,7 +26,7 @@ from noisette.hub.measured import measured_text, measured_unet, measured_vae
 from noisette.hub.names import Column, Name, fitted, renamed, text_names, unet_names, vae_names
 from noisette.hub.openclip import from_openclip, to_openclip
 from noisette.hub.schedulers import schedule_of
-from noisette.hub.tensors import PICKLED, read_tensors
+from noisette.hub.tensors import PICKLED, read_tensors, unpickled
 
 __all__ = ["PredictionType", "read_single", "write_single"]
 
@@ -182,11 +182,7 @@ def _marks(path: Path, tensors: State) -> _Marks:
     if _V_MARK in tensors:
         return _Marks("v_prediction", zero_snr)
     if path.suffix.lower() in PICKLED:
-        # Mapped once more, as `read_tensors` has done, for the one number that stands beside the tensors.
-        with path.open("rb") as file:
-            mapped = file.read(2) == b"PK"
-        content = torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
-        step = content.get("global_step")
+        step = unpickled(path).get("global_step")  # mapped once more, for one number beside the tensors
         return _Marks("epsilon" if isinstance(step, int) and step == _BASE_STEP else None, zero_snr)
     from safetensors import safe_open
 

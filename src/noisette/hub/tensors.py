@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from noisette.errors import UserError
 
-__all__ = ["assigned", "read_safetensors", "read_tensors", "unfilled"]
+__all__ = ["assigned", "read_safetensors", "read_tensors", "unfilled", "unpickled"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,7 +30,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix.lower() not in PICKLED:
         return read_safetensors(path)
-    return _tensors_in(_unpickled(path), path)
+    return _tensors_in(unpickled(path), path)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -46,7 +46,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a whole safetensors file: {_first_line(error)}") from None
 
 
-def _unpickled(path: Path) -> Any:
+def unpickled(path: Path) -> Any:
+    """What a file of torch's holds, as far as it is tensors, numbers and texts; nothing in it is run.
+
+    Raises UserError for what holds more, and for a damaged file.
+    """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:

@@ -55,23 +55,22 @@ def parts_of(checkpoint: Checkpoint, name: str) -> Parts:
     if checkpoint.pipeline not in DEFAULTS:
         known = ", ".join(DEFAULTS)
         raise UserError(f"{name} is a {checkpoint.pipeline:.60}, which is not known here; known are {known}")
-    sampler(
-        scheduler_config(checkpoint)
-    )  # an unknown one is told now, not when the first picture is asked for
+    config = scheduler_config(checkpoint)
+    sampler(config)  # an unknown one is told now, not when the first picture is asked for
+    schedule = schedule_of(config)
     codec_config = vae_config(checkpoint.configs["vae"]) if "vae" in checkpoint.configs else None
     text = _text_config(checkpoint)
     texts = _texts(checkpoint, text)
     net_config = _net_config(checkpoint, text)
-    config = scheduler_config(checkpoint)
     steps, scale = DEFAULTS[checkpoint.pipeline]
     labels = _labels(checkpoint, net_config)
     side = _side(checkpoint) * (1 if codec_config is None else codec_config.factor)
     spec = ModelSpec(
         name=name,
         net=net_config,
-        schedule=schedule_of(config),
+        schedule=schedule,
         parameterization=parameterization_of(config),
-        time=IndexTime(schedule_of(config).steps),
+        time=IndexTime(schedule.steps),
         image_size=side,
         channels=net_config.in_channels if codec_config is None else codec_config.in_channels,
         labels=labels,
@@ -158,6 +157,8 @@ def _side(checkpoint: Checkpoint) -> int:
 def _network(checkpoint: Checkpoint, spec: ModelSpec) -> nn.Module:
     if isinstance(spec.net, DiTConfig):
         config = spec.net
+        if not config.own_embeddings:  # those of the other blocks are copies
+            checkpoint = replace(checkpoint, tensors={"transformer": _without_copies(checkpoint)})
         return _filled(lambda: DiT(config), checkpoint, "transformer", dit_names(config))
     config = spec.net
     net = _filled(lambda: UNet(config), checkpoint, "unet", unet_names(config))
@@ -192,16 +193,13 @@ def _stripped(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     drop = ("position_ids", "logit_scale", "pos_embed.pos_embed")
     if part == "text_encoder":
         drop = (*drop, "text_projection.weight")
-    copies = part == "transformer" and _one_embedding(state)
-    return {
-        key: value
-        for key, value in state.items()
-        if not key.endswith(drop) and not (copies and _is_copy(_EMBEDDING.fullmatch(key)))
-    }
+    return {key: value for key, value in state.items() if not key.endswith(drop)}
 
 
-def _is_copy(found: re.Match[str] | None) -> bool:
-    return found is not None and found[1] != "0"
+def _without_copies(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    named = ((key, _EMBEDDING.fullmatch(key)) for key in checkpoint.tensors["transformer"])
+    kept = [key for key, found in named if found is None or found[1] == "0"]
+    return {key: checkpoint.tensors["transformer"][key] for key in kept}
 
 
 def named_parts(spec: ModelSpec, net: nn.Module) -> dict[str, tuple[nn.Module, list[Name]]]:
