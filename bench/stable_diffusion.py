@@ -9,6 +9,7 @@ The floor of a call is what its multiplications would take at the rate of a larg
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -128,7 +129,7 @@ def _cold(tiny: Path, place: Path, repeats: int, threads: int) -> dict[str, Any]
 
 def _memory(full: Mapping[str, Path], threads: int) -> Iterator[dict[str, Any]]:
     """Gigabytes beyond the imports, of files kept in a precision and loaded in one."""
-    for kept, wanted in (("float32", "float32"), ("float16", "float16"), ("float16", "float32")):
+    for kept, wanted in itertools.product(_KEPT, _KEPT):
         rows: dict[str, list[dict[str, Any]]] = {"noisette": [], "diffusers": []}
         for _ in range(LOADS):
             for library, told in rows.items():

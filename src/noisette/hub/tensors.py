@@ -21,6 +21,9 @@ M = TypeVar("M", bound=nn.Module)
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 """Endings of files that torch writes; any other is read as safetensors."""
 
+MAPPED_TOGETHER = 16
+"""Tensors of one mapping of a file."""
+
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, memory-mapped, in the precision they are kept in.
@@ -34,14 +37,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, memory-mapped. Raises UserError for a broken one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """The tensors of a safetensors file, memory-mapped a few together. Raises UserError for a broken one.
+
+    Pages that were looked at count as memory until all tensors of their mapping are gone: with one mapping
+    for the whole file, a network that is cast tensor by tensor would hold all of it beside the copy.
+    """
+    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+        found: dict[str, Tensor] = {}
+        for first in range(0, len(names), MAPPED_TOGETHER):
+            with safe_open(path, framework="pt") as file:
+                found |= {name: file.get_tensor(name) for name in names[first : first + MAPPED_TOGETHER]}
+        return found
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {_first_line(error)}") from None
 
