@@ -1,9 +1,11 @@
 """Network calls at equal error: `python -m bench.equal_error [--pictures N] [--quick]`.
 
-A trained model that ships is drawn with by solvers of ours and by schedulers of diffusers, over the very same
-network: `digits`, which predicts on a table of variances, as Stable Diffusion does. The reference of each
-picture is the end of its probability flow from the same noise, by 1,000 steps of DDIM. An error is the root
-mean square over pixels in [-1, 1], the median of pictures. Calls count, not seconds: all call one network.
+Schedulers of diffusers, as Stable Diffusion sets them, and solvers of ours draw over the very same network
+from the same noise: the shipped `digits`, and on Stable Diffusion's own table a mixture of Gaussians, whose
+denoiser is known exactly. A scheduler on a leading grid begins below the noisiest level, where the problem is
+easier than from the end: so ours begin at that same row, and all are measured against the end of the
+probability flow from there, by every row of the table. An error is the root mean square over values, the
+median of pictures. Whole calls count, not seconds.
 And what keeping deep features does (`Model.cached`) to the pictures of `scenes`, in calls, time and error.
 """
 
@@ -13,30 +15,29 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench import machine
-from noisette.core import Denoiser, Level, last, prior, sample
+from noisette.core import Denoiser, Level, Prediction, last, prior, sample
 from noisette.models import Model
-from noisette.schedules import TableVP, linspace
-from noisette.solvers import DDIM, NoiseStreams, solver_named
+from noisette.schedules import ScaledLinearVP, TableVP, karras, levels_at
+from noisette.solvers import NoiseStreams, solver_named
 
-REFERENCE, PICTURES = 1000, 64
-CALLS = (4, 5, 6, 8, 10, 12, 15, 20, 30, 40, 50)
-OURS = ("ddim", "plms", "heun", "dpmpp-2m", "dpmpp-3m", "unipc", "unipc-3")
-GRIDS = ("leading", "trailing", "karras", "uniform_logsnr")
+PICTURES = 16
+CALLS = (*range(4, 17), 18, 21, 25, 28, 32, 40, 50)
+SOLVERS = ("plms", "dpmpp-2m", "unipc", "unipc-3")
 PEERS: dict[str, dict[str, Any]] = {
-    "PNDMScheduler": {"skip_prk_steps": True, "steps_offset": 1},
+    "PNDMScheduler": {"skip_prk_steps": True, "steps_offset": 1},  # what Stable Diffusion 1 comes with
     "DDIMScheduler": {"steps_offset": 1, "clip_sample": False},
     "EulerDiscreteScheduler": {"timestep_spacing": "leading", "steps_offset": 1},
 }
-DEFAULT = "PNDMScheduler"
-"""What Stable Diffusion 1 comes with."""
+STEPS = (10, 20, 50)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,125 +45,148 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--quick", action="store_true", help="few pictures and steps, nothing is written")
     asked = parser.parse_args(arguments)
-    count, calls = (2, (5, 10)) if asked.quick else (asked.pictures, CALLS)
-    model = Model.load("digits")
-    schedule: Any = model.schedule
-    if not isinstance(schedule, TableVP):
-        raise RuntimeError("the comparison needs a model on a table of variances")
-    labels = [i % 10 for i in range(count)]
-    x = NoiseStreams(range(count)).initial(model.spec.shape)
-    cond = {"label": torch.tensor(labels)}
-    denoiser = model.guided(1.0, clip=False)
-    truth = _ours(denoiser, x, cond, linspace(schedule, REFERENCE if not asked.quick else 50), DDIM())
-    curves = [
-        {"library": "noisette", "solver": solver, "grid": grid, "points": points}
-        for solver in OURS
-        for grid in GRIDS
-        if (points := _curve(_way(model, denoiser, cond, solver, grid), x, truth, calls))
-    ]
-    for name, options in PEERS.items():
-        way = _peer(model, denoiser, cond, name, options)
-        curves.append({"library": "diffusers", "solver": name, "points": _curve(way, x, truth, calls)})
-    result: dict[str, Any] = {"model": "digits", "pictures": count, "reference": REFERENCE, "curves": curves}
-    result["equal"] = [_equal(curves, at) for at in calls if at >= 10]
+    count, calls, steps = (2, (5, 10), (10,)) if asked.quick else (asked.pictures, CALLS, STEPS)
+    result: dict[str, Any] = {"pictures": count, "subjects": []}
+    for subject in (digits(count), mixture(count)):
+        peers = list(_peers(subject, steps))
+        rows = sorted({peer["first row"] for peer in peers})
+        curves = [_curve(subject, *way, calls) for way in product(SOLVERS, GRIDS, rows)]
+        equal = [_equal(curves, peer) for peer in peers]
+        result["subjects"].append({"name": subject.name, "curves": curves, "equal": equal})
     result["cached"] = _cached(2 if asked.quick else 8)
     result["machine"] = machine.facts()
-    for row in (*result["equal"], *result["cached"]):
+    for row in (*(row for subject in result["subjects"] for row in subject["equal"]), *result["cached"]):
         print(row)
     if not asked.quick:
         machine.write("equal_error", result)
 
 
-Way = Callable[[Tensor, int], tuple[Tensor, int]]
-"""From the first noise and a number of steps to the pictures, and how often the network was called."""
+@dataclass(frozen=True)
+class Subject:
+    """What is drawn: a denoiser on a table, and the noise to begin with."""
+
+    name: str
+    schedule: TableVP
+    denoiser: Denoiser
+    x: Tensor
+    cond: dict[str, Tensor]
+    truths: dict[int, Tensor] = field(default_factory=dict)
+
+    def draw(self, levels: Sequence[Level], solver: str) -> Tensor:
+        return last(
+            sample(
+                self.denoiser,
+                prior(self.x, levels[0]),
+                levels,
+                solver_named(solver, self.schedule),
+                cond=self.cond,
+            )
+        )
+
+    def error(self, made: Tensor, row: int) -> float:
+        """To the end of the probability flow that begins with this noise at a row of the table."""
+        if row not in self.truths:
+            times = torch.arange(row + 1, -1, -1, dtype=torch.float64) / self.schedule.steps
+            self.truths[row] = self.draw(levels_at(self.schedule, times), "unipc")
+        return round(float((made - self.truths[row]).square().flatten(1).mean(1).sqrt().median()), 5)
 
 
-def _ours(denoiser: Denoiser, x: Tensor, cond: Any, levels: Sequence[Level], solver: Any) -> Tensor:
-    return last(sample(denoiser, prior(x, levels[0]), levels, solver, cond=cond))
+def digits(count: int) -> Subject:
+    model = Model.load("digits")
+    if not isinstance(model.schedule, TableVP):
+        raise RuntimeError("the comparison needs a model on a table of variances")
+    x = NoiseStreams(range(count)).initial(model.spec.shape)
+    labels = torch.arange(count) % 10
+    return Subject("digits", model.schedule, model.guided(1.0, clip=False), x, {"label": labels})
 
 
-def _counted(denoiser: Denoiser, calls: list[None]) -> Denoiser:
-    def counting(x: Tensor, level: Level, cond: Any) -> Any:
-        calls.append(None)
-        return denoiser(x, level, cond)
+def mixture(
+    count: int, shape: tuple[int, ...] = (1, 16, 16), parts: int = 64, spread: float = 0.4
+) -> Subject:
+    """64 Gaussians in 256 dimensions: ``E[x_0 | x_t]`` is a weighted mean of the parts' own."""
+    shape = (1, 16, 16)
+    means = 0.9 * torch.randn(parts, math.prod(shape), generator=torch.Generator().manual_seed(0))
 
-    return counting
+    def denoiser(x: Tensor, level: Level, cond: Any) -> Prediction:
+        alpha, sigma, flat = level.alpha.to(x), level.sigma.to(x), x.flatten(1)
+        variance = (alpha * spread) ** 2 + sigma**2
+        weights = (-(torch.cdist(flat, alpha * means) ** 2) / (2 * variance)).softmax(1)
+        mean = weights @ means
+        x0 = (mean + alpha * spread**2 / variance * (flat - alpha * mean)).view_as(x)
+        return Prediction(x0, (x - alpha * x0) / sigma, level)
+
+    x = NoiseStreams(range(count)).initial(shape)
+    return Subject("a mixture on Stable Diffusion's table", ScaledLinearVP(), denoiser, x, {})
 
 
-def _way(model: Model, denoiser: Denoiser, cond: Any, solver: str, grid: str) -> Way:
-    def draw(x: Tensor, steps: int) -> tuple[Tensor, int]:
-        calls: list[None] = []
-        levels = model.levels(steps, grid)
-        made = _ours(_counted(denoiser, calls), x, cond, levels, solver_named(solver, model.schedule))
-        return made, len(calls)
-
-    return draw
+def even_times(schedule: TableVP, row: int, n: int) -> list[Level]:
+    return levels_at(
+        schedule, torch.linspace(row + 1, 0, n + 1, dtype=torch.float64).round() / schedule.steps
+    )
 
 
-def _peer(model: Model, denoiser: Denoiser, cond: Any, name: str, options: dict[str, Any]) -> Way:
-    """diffusers' scheduler over our network: it asks for eps at a row of the table."""
+def karras_from(schedule: TableVP, row: int, n: int) -> list[Level]:
+    return karras(schedule, n, sigma_max=_ratio(schedule, row))
+
+
+def even_logsnr(schedule: TableVP, row: int, n: int) -> list[Level]:
+    high, low = (math.log(_ratio(schedule, at)) for at in (row, 0))
+    lams = -torch.linspace(high, low, n, dtype=torch.float64)
+    return [*(schedule.at_half_logsnr(lam) for lam in lams), schedule(0.0)]
+
+
+def _ratio(schedule: TableVP, row: int) -> float:
+    """``sigma / alpha`` of a row."""
+    level = schedule((row + 1) / schedule.steps)
+    return float(level.sigma / level.alpha)
+
+
+GRIDS = (even_times, karras_from, even_logsnr)
+
+
+def _curve(subject: Subject, solver: str, grid: Any, row: int, calls: Sequence[int]) -> dict[str, Any]:
+    """Error against calls from a row; these solvers call the network once a step."""
+    points = [
+        {"calls": n, "error": subject.error(subject.draw(grid(subject.schedule, row, n), solver), row)}
+        for n in calls
+    ]
+    name = grid.__name__.removesuffix("_from").replace("_", " ")
+    return {"solver": solver, "grid": name, "first row": row, "points": points}
+
+
+@torch.no_grad()
+def _peers(subject: Subject, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """diffusers' schedulers over our network: they ask for eps at rows of the table."""
     import diffusers
 
-    schedule: Any = model.schedule
-    betas = schedule.betas().tolist()
-
-    @torch.no_grad()
-    def draw(x: Tensor, steps: int) -> tuple[Tensor, int]:
-        peer = getattr(diffusers, name)(trained_betas=betas, num_train_timesteps=schedule.steps, **options)
-        peer.set_timesteps(steps)
-        x = x * float(peer.init_noise_sigma)
-        for row in peer.timesteps:
-            level = schedule((float(row) + 1) / schedule.steps)
-            eps = denoiser(peer.scale_model_input(x, row), level, cond).eps
-            x = peer.step(eps, row, x).prev_sample
-        return x, len(peer.timesteps)
-
-    return draw
+    betas, rows = subject.schedule.betas().tolist(), subject.schedule.steps
+    for name, options in PEERS.items():
+        for n in steps:
+            peer = getattr(diffusers, name)(trained_betas=betas, num_train_timesteps=rows, **options)
+            peer.set_timesteps(n)
+            x = subject.x * float(peer.init_noise_sigma)
+            for row in peer.timesteps:
+                level = subject.schedule((float(row) + 1) / rows)
+                eps = subject.denoiser(peer.scale_model_input(x, row), level, subject.cond).eps
+                x = peer.step(eps, row, x).prev_sample
+            first = int(peer.timesteps[0])
+            error = subject.error(x, first)
+            yield {"scheduler": name, "calls": len(peer.timesteps), "first row": first, "error": error}
 
 
-def _curve(way: Way, x: Tensor, truth: Tensor, calls: Sequence[int]) -> list[dict[str, float]]:
-    """Error against calls; steps are counted down from the calls so that none is over."""
-    points: list[dict[str, float]] = []
-    for wanted in calls:
-        for steps in (wanted, wanted - 1, (wanted + 1) // 2):
-            if steps < 1:
-                continue
-            made, used = way(x, steps)
-            if used <= wanted:
-                error = (made - truth).square().flatten(1).mean(1).sqrt().median()
-                points.append({"calls": used, "steps": steps, "error": round(float(error), 5)})
-                break
-    return points
-
-
-def _equal(curves: Sequence[dict[str, Any]], at: int) -> dict[str, Any]:
-    """The fewest calls of ours whose error is no larger than that of the default scheduler at so many."""
-    peer = next(curve for curve in curves if curve["solver"] == DEFAULT)
-    point = min(peer["points"], key=lambda p: (abs(p["calls"] - at), p["calls"]))
-    found = [
-        (_calls_for(curve["points"], point["error"]), curve["solver"], curve["grid"])
+def _equal(curves: Sequence[dict[str, Any]], peer: dict[str, Any]) -> dict[str, Any]:
+    """The fewest calls of ours whose error is no larger than the scheduler's."""
+    enough = [
+        (point["calls"], curve["solver"], curve["grid"])
         for curve in curves
-        if curve["library"] == "noisette"
+        if curve["first row"] == peer["first row"]
+        for point in curve["points"]
+        if point["error"] <= peer["error"]
     ]
-    calls, solver, grid = min(found, key=lambda row: row[0])
-    return {
-        "scheduler": DEFAULT,
-        "calls": point["calls"],
-        "error": point["error"],
-        "ours": None if math.isinf(calls) else round(calls, 1),
-        "solver": solver,
-        "grid": grid,
-        "ratio": None if math.isinf(calls) else round(calls / point["calls"], 3),
-    }
-
-
-def _calls_for(points: Sequence[dict[str, float]], error: float) -> float:
-    """Calls at which a curve comes down to an error, between two points in their logarithms."""
-    for before, after in pairwise(points):
-        if after["error"] <= error < before["error"]:
-            share = math.log(before["error"] / error) / math.log(before["error"] / after["error"])
-            return before["calls"] * (after["calls"] / before["calls"]) ** share
-    return points[0]["calls"] if points and points[0]["error"] <= error else math.inf
+    if not enough:
+        return {**peer, "ours": None, "ratio": None}
+    calls, solver, grid = min(enough)
+    return {**peer, "ours": calls, "solver": solver, "grid": grid, "ratio": round(calls / peer["calls"], 2)}
 
 
 def _cached(count: int, steps: int = 20) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 from PIL import Image
 
 import noisette
+from noisette.core import V
 from noisette.errors import UserError
 from noisette.models import Model
 from noisette.models.starting import steps_taken
 from noisette.solvers import DDIM
+from noisette.training import Recipe, Simple, fit
 
 diffusers = pytest.importorskip("diffusers")
 Pipelines = Callable[[str], Path]
@@ -99,6 +102,33 @@ def test_variants_and_shards(pipelines: Pipelines, tmp_path: Path) -> None:
     assert torch.equal(images(noisette.load(tmp_path / "only")), expected)
     with pytest.raises(UserError, match="has no weights of the variant 'ema'"):
         noisette.load(tmp_path / "only", variant="ema")
+
+
+def test_a_checkpoint_trained_further_is_a_folder_for_diffusers(pipelines: Pipelines, tmp_path: Path) -> None:
+    """What training leaves of a checkpoint of others' is one again, and the run is loaded by its name."""
+    data = tmp_path / "cats"
+    data.mkdir()
+    for i in range(2):
+        Image.new("RGB", (64, 64), (255, 40 * i, 0)).save(data / f"{i}.png")
+        (data / f"{i}.txt").write_text("the red cat")
+    start = pipelines("sd")
+    spec = noisette.load(start).spec
+    plain = {"start": str(start), "objective": Simple(), "steps": 1, "batch_size": 2, "warmup": 0}
+    recipe = Recipe(spec=replace(spec, image_size=64), **plain, sample_every=0)
+    trained = fit(recipe, data, tmp_path / "run").model
+    again = noisette.load(tmp_path / "run")
+    size = {"height": 64, "width": 64}
+    assert again.spec.name == "run" and torch.equal(images(again, **size), images(trained, **size))
+    assert not torch.equal(images(again), images(noisette.load(start)))
+    latents = torch.randn(1, 4, 8, 8)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
+    pipe.set_progress_bar_config(disable=True)
+    asked: dict[str, Any] = {"num_inference_steps": 3, "latents": latents}
+    theirs = pipe("a red cat", output_type="latent", **asked).images
+    assert torch.allclose(images(again, **asked), theirs, atol=1e-4)
+    other = replace(recipe, spec=replace(recipe.spec, parameterization=V()))
+    with pytest.raises(UserError, match="says itself what it predicts"):
+        fit(other, data, tmp_path / "other")
 
 
 def test_a_solver_of_ones_own_goes_over_the_checkpoints_grid(pipelines: Pipelines) -> None:

@@ -27,8 +27,9 @@ def located(name: str | os.PathLike[str], variant: str | None = None, revision: 
         return path
     if path.is_file() and path.name == INDEX:
         return path.parent
-    if (path / INDEX).is_file():
-        return path
+    for folder in (path, path / "model"):  # a training run has its model inside
+        if (folder / INDEX).is_file():
+            return folder
     if path.is_file():
         raise UserError(f"{path} is no model: folders, and files that end in {', '.join(SINGLE[:2])}, are")
     if not path.exists() and _REPOSITORY.fullmatch(text):

@@ -225,7 +225,9 @@ def _parted(tensors: State) -> tuple[str, dict[str, dict[str, Tensor]]]:
     """The kind of a file, and its tensors by part, without the prefixes of the parts."""
     kind = next((kind for kind, texts in _KINDS.items() if _holds(tensors, texts)), None)
     if kind is None:
-        raise UserError("it has no text encoder of Stable Diffusion 1, 2 or XL")
+        low_rank = any(".lora" in key or key.startswith("lora_") for key in tensors)
+        hint = ", but updates of one (a LoRA): name the model, and this file as its lora" if low_rank else ""
+        raise UserError(f"it has no text encoder of Stable Diffusion 1, 2 or XL{hint}")
     places = {UNET: "unet", VAE: "vae", **{text.prefix: text.part for text in _KINDS[kind]}}
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in places.values()}
     unknown: list[str] = []

@@ -56,7 +56,8 @@ def read_model(
     single = place.is_file()
     checkpoint = read_single(place, prediction=prediction) if single else read_pipeline(place, variant)
     # A repository of the Hub lies in a folder that is named after a commit.
-    shown = Path(name).name if single or not Path(name).exists() else place.resolve().name
+    given = Path(name).resolve() if Path(name).exists() else Path(name)
+    shown = given.parent.name if given.is_file() and not single else given.name
     spec, net, codec, texts = parts_of(checkpoint, Path(shown).stem if single else shown)
     checkpoint = replace(checkpoint, tensors={})  # what is cast lets go of the file
     if codec is not None:

@@ -14,7 +14,7 @@ from noisette.conditioning.text import drop_texts, trimmed
 from noisette.core import Cond, NetDenoiser
 from noisette.data import Images
 from noisette.errors import UserError
-from noisette.models import Model, load_codec
+from noisette.models import Model, ModelSpec, load_codec
 from noisette.models.texts import Texts, fitted
 from noisette.nets.vae import Codec
 from noisette.scenes.crew import cores
@@ -52,7 +52,10 @@ class Denoising:
                 f"{data.origin}: the classes are {data.labels}, but {self.name} learns {self.labels}"
             )
         if self.spec.codec is not None:
-            self.codec = load_codec(self.recipe.start or self.recipe.codec or "").to(self.device)
+            codec = load_codec(self.recipe.codec or "") if self.start is None else self.start.codec
+            if codec is None:
+                raise UserError(f"{self.recipe.start} draws pixels, but {self.name} latents: start elsewhere")
+            self.codec = codec.to(self.device)
             self.spec = replace(self.spec, codec=self.codec.config)
             with working("encoding images") as progress:
                 data = kept(data, codec=self.codec, workers=cores(), progress=progress)
@@ -76,6 +79,8 @@ class Denoising:
             raise UserError(
                 f"{self.recipe.start} has another network than {self.name}: training cannot start from it"
             )
+        if self.start.checkpoint is not None:
+            self._check_checkpoint(self.start.spec)
         self.net = self.start.denoiser.net.train().requires_grad_(True)
         return self.net
 
@@ -91,7 +96,21 @@ class Denoising:
 
     def finished(self, notes: Mapping[str, str | int | float]) -> Model:
         """The model as it now is."""
-        return Model.new(self.spec, self.net, notes, codec=self.codec, texts=self.texts)
+        checkpoint = None if self.start is None else self.start.checkpoint
+        return Model.new(
+            self.spec, self.net, notes, codec=self.codec, texts=self.texts, checkpoint=checkpoint
+        )
+
+    def _check_checkpoint(self, spec: ModelSpec) -> None:
+        """A checkpoint of others' stays what it says it is. Raises UserError where it would not."""
+        free = {name: getattr(spec, name) for name in ("name", "image_size", "defaults")}
+        if replace(self.spec, **free) != spec:
+            raise UserError(
+                f"{self.recipe.start} says itself what it predicts and how it is noised: give the recipe the "
+                f"spec of the model, noisette.load({self.recipe.start!r}).spec"
+            )
+        if getattr(spec.net, "size_count", 0):
+            raise UserError(f"{self.recipe.start} is told sizes of pictures, which training does not give it")
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """What the objective remembers, if it does."""
