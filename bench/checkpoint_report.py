@@ -145,8 +145,8 @@ def _errors(result: dict[str, Any]) -> Iterator[str]:
         shown, row = (6, 10, 21, 50), max(curve["first row"] for curve in subject["curves"])
         rows = []
         for curve in (curve for curve in subject["curves"] if curve["first row"] == row):
-            found = {point["calls"]: point["error"] for point in curve["points"]}
-            rows.append((curve["solver"], curve["grid"], *(f"{found[c]:.4f}" for c in shown if c in found)))
+            errors = (f"{curve['errors'][str(calls)]:.4f}" for calls in shown)
+            rows.append((curve["solver"], curve["grid"], *errors))
         rows.sort(key=lambda row: row[3])
         yield from (f"Errors of ours from row {row}, {subject['name']}:", "")
         yield from table(("solver", "grid", *(f"{call} calls" for call in shown)), rows)

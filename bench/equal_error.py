@@ -146,12 +146,9 @@ GRIDS = (even_times, karras_from, even_logsnr)
 
 def _curve(subject: Subject, solver: str, grid: Any, row: int, calls: Sequence[int]) -> dict[str, Any]:
     """Error against calls from a row; these solvers call the network once a step."""
-    points = [
-        {"calls": n, "error": subject.error(subject.draw(grid(subject.schedule, row, n), solver), row)}
-        for n in calls
-    ]
+    errors = {str(n): subject.error(subject.draw(grid(subject.schedule, row, n), solver), row) for n in calls}
     name = grid.__name__.removesuffix("_from").replace("_", " ")
-    return {"solver": solver, "grid": name, "first row": row, "points": points}
+    return {"solver": solver, "grid": name, "first row": row, "errors": errors}
 
 
 @torch.no_grad()
@@ -177,11 +174,11 @@ def _peers(subject: Subject, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
 def _equal(curves: Sequence[dict[str, Any]], peer: dict[str, Any]) -> dict[str, Any]:
     """The fewest calls of ours whose error is no larger than the scheduler's."""
     enough = [
-        (point["calls"], curve["solver"], curve["grid"])
+        (int(calls), curve["solver"], curve["grid"])
         for curve in curves
         if curve["first row"] == peer["first row"]
-        for point in curve["points"]
-        if point["error"] <= peer["error"]
+        for calls, error in curve["errors"].items()
+        if error <= peer["error"]
     ]
     if not enough:
         return {**peer, "ours": None, "ratio": None}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import checkpoint_report, machine
+from bench import checkpoint_report, machine, ways_report
 from bench.scenes import NO_GPU
 from bench.tables import met, table
 from bench.text_to_image import GOAL, PEER, PROMPT, SCENES, TWIN
@@ -25,7 +25,7 @@ def main() -> None:
         "",
     ]
     lines += [*_summary(), *_quality(), *_throughput(), *_scenes(), *_text_to_image()]
-    lines += [*checkpoint_report.sections(), *_choices(), *_startup(), *_machines()]
+    lines += [*ways_report.sections(), *checkpoint_report.sections(), *_choices(), *_startup(), *_machines()]
     if NOTES.exists():  # what the numbers do not say, written by whoever ran them
         lines += ["", NOTES.read_text(encoding="utf-8")]
     with atomic_write(PAGE) as path:
@@ -324,7 +324,7 @@ def _startup() -> Iterator[str]:
 
 def _machines() -> Iterator[str]:
     yield from ("## Where", "")
-    for name in (*PARTS, *checkpoint_report.PARTS):
+    for name in (*PARTS, *ways_report.PARTS, *checkpoint_report.PARTS):
         result = machine.read(name) or {}
         found = [run["machine"] for run in result.get("runs", {}).values()] or [result.get("machine")]
         for facts in {_where(facts): facts for facts in found if facts}:

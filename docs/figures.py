@@ -27,10 +27,11 @@ from typing import Any
 # Before torch is loaded: threads that spin while they wait make a busy machine a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import charts  # this one and the next four are the files beside this one
+import charts  # this one and the next five are the files beside this one
 import checkpoints
 import parity
 import sentences
+import students
 import torch
 from PIL import Image
 from sheets import IMAGES, SCALE, sheet
@@ -192,7 +193,19 @@ def reader(model: Model, name: str) -> None:
 
 PICTURES = {
     f.__name__: f
-    for f in (digits, forward, ddpm, ddim, interpolation, few_steps, cfg, attention, scenes, reader)
+    for f in (
+        digits,
+        forward,
+        ddpm,
+        ddim,
+        interpolation,
+        few_steps,
+        cfg,
+        attention,
+        scenes,
+        reader,
+        students.projection,
+    )
 }
 
 
@@ -284,10 +297,11 @@ def main() -> None:
     parser.add_argument("--model", default="digits", help="a model of digits (default: the one that ships)")
     parser.add_argument("--scenes", default="scenes", help="a model of scenes (default: the one that ships)")
     parser.add_argument("--emoji", help="a model of emoji, none of which ships: draws that figure")
+    parser.add_argument("--students", help="a run of `noisette distill progressive digits`: draws `halvings`")
     options = parser.parse_args()
     known = (*charts.CHARTS, *PICTURES, *sentences.PICTURES, *checkpoints.PICTURES)
     known += (*NUMBERS, "sizes", "parity")
-    known += ("emoji",) * (options.emoji is not None)
+    known += ("emoji",) * (options.emoji is not None) + ("halvings",) * (options.students is not None)
     for wrong in set(options.names) - set(known):
         parser.error(f"there is no figure {wrong!r}: {', '.join(known)}")
     IMAGES.mkdir(exist_ok=True)
@@ -307,6 +321,8 @@ def main() -> None:
             note(parity.numbers())
         elif name == "emoji":
             sentences.emoji(Model.load(options.emoji))
+        elif name == "halvings":
+            students.halvings(model, Path(options.students))
         elif name == "sizes":
             note(sentences.measure(scenes_model(), options.scenes))
         else:

@@ -173,7 +173,7 @@ def test_other_settings_are_other_measurements(judged: dict[str, Any]) -> None:
 def test_a_page_is_found_by_its_name() -> None:
     for name in PAGES:
         assert callable(page_named(name).run)
-    with pytest.raises(UserError, match="its pages are ddim"):
+    with pytest.raises(UserError, match="its pages are collapse, ddim"):
         page_named("dimm")
 
 

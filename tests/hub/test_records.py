@@ -14,6 +14,7 @@ from noisette.conditioning.pretrained import PretrainedText
 from noisette.core import EDM, X0, Eps, Flow, IndexTime, LogSigmaTime, ScaledTime, V
 from noisette.errors import UserError
 from noisette.hub.folder import FORMAT, VERSION, parse_spec
+from noisette.hub.generator import GeneratorSpec
 from noisette.hub.records import from_record, parse_json, to_record
 from noisette.hub.spec import AutoencoderSpec, Defaults, ModelSpec
 from noisette.nets import DiTConfig, UNetConfig
@@ -157,13 +158,13 @@ def test_one_hostile_value_anywhere_gives_a_spec_or_a_user_error(
     except UserError as error:
         assert "\n" not in str(error)
     else:
-        assert isinstance(spec, ModelSpec | AutoencoderSpec)
+        assert isinstance(spec, ModelSpec | AutoencoderSpec | GeneratorSpec)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class": "Spec"}, "should be a ModelSpec or a AutoencoderSpec, not a Spec"),
+        ({"class": "Spec"}, "should be a ModelSpec or a AutoencoderSpec or a GeneratorSpec, not a Spec"),
         ({"net": {"class": "Transformer"}}, "net should be a UNetConfig or a DiTConfig, not a Transformer"),
         ({"net": {"class": "os.system"}}, "not a os.system"),
         ({"colour": 1}, "colour is not a field of ModelSpec"),

@@ -88,6 +88,17 @@ def stable_diffusion(folder: Path, pipeline: str = "StableDiffusionPipeline", **
     return getattr(diffusers, pipeline)(*parts, None, None, requires_safety_checker=False)
 
 
+def lcm(folder: Path) -> Any:
+    import diffusers
+
+    pipe = stable_diffusion(folder, time_cond_proj_dim=32)
+    parts = {name: part for name, part in pipe.components.items() if name != "scheduler"}
+    scheduler = diffusers.LCMScheduler(**BETAS)
+    return diffusers.LatentConsistencyModelPipeline(
+        **parts, scheduler=scheduler, requires_safety_checker=False
+    )
+
+
 def xl(folder: Path) -> Any:
     import diffusers
 
@@ -165,6 +176,7 @@ def transformer(folder: Path) -> Any:
 BUILT: dict[str, Callable[[Path], Any]] = {
     "sd": stable_diffusion,
     "sd-2": lambda folder: stable_diffusion(folder, attention_head_dim=(2, 4), use_linear_projection=True),
+    "lcm": lcm,
     "inpainting": lambda folder: stable_diffusion(folder, "StableDiffusionInpaintPipeline", in_channels=9),
     "xl": xl,
     "refiner": refiner,

@@ -280,8 +280,8 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
         "class_embed_type = 'timestep' is not known here",
     ),
     "scheduler unknown": (
-        lambda f: edited(f / "scheduler" / "scheduler_config.json", _class_name="LCMScheduler"),
-        "the scheduler LCMScheduler is not known here; known are DDIMScheduler",
+        lambda f: edited(f / "scheduler" / "scheduler_config.json", _class_name="TCDScheduler"),
+        "the scheduler TCDScheduler is not known here; known are DDIMScheduler",
     ),
     "betas unknown": (
         lambda f: edited(f / "scheduler" / "scheduler_config.json", beta_schedule="sigmoid"),

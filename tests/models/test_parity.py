@@ -35,6 +35,7 @@ SCHEDULERS = {
     "dpmpp-2m": "DPMSolverMultistepScheduler",
     "dpmpp-2m-sde": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
+    "lcm": "LCMScheduler",
 }
 
 
@@ -91,6 +92,8 @@ STARTS = [
 ]
 OTHERS = [
     Case("sd-2"),
+    Case("lcm"),
+    Case("lcm", option="scale 3", asked={"guidance_scale": 3.0}),
     Case("xl"),
     Case("xl", option="negative prompt", asked={"negative_prompt": ["a red dog", "the cat"]}),
     Case("xl", option="clip skip", asked={"clip_skip": 1}),

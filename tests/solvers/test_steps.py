@@ -52,7 +52,7 @@ from noisette.solvers import (
 
 SCHEDULE = LinearVP()
 SHAPE = (3, 8, 8)
-ANCESTRAL = ("ddpm", "ddpm-large", "euler-ancestral", "dpmpp-2m-sde", "dpmpp-sde")
+ANCESTRAL = ("ddpm", "ddpm-large", "euler-ancestral", "dpmpp-2m-sde", "dpmpp-sde", "consistency", "lcm")
 DETERMINISTIC = tuple(name for name in SOLVER_NAMES if name not in ANCESTRAL)
 # Calls for N steps that end at the data.
 CALLS = {"heun": "2N-1", "dpmpp-2s": "2N-1", "dpmpp-sde": "2N-1", "plms": "N+1"}
@@ -199,8 +199,9 @@ def test_state_stays_float32_and_a_repeated_level_changes_nothing(name: str) -> 
     b = last(sample(curved, x, repeated, solver, noise=NoiseStreams([5])))
     assert a.dtype == b.dtype == torch.float32
     assert b.isfinite().all()
-    # PLMS counts steps, UniPC corrects once more, and dpmpp-sde draws noise for its empty half steps.
-    if name not in ("plms", "unipc", "unipc-3", "dpmpp-sde"):
+    # PLMS counts steps, UniPC corrects once more, dpmpp-sde draws noise for its empty half steps, and
+    # consistency for every step.
+    if name not in ("plms", "unipc", "unipc-3", "dpmpp-sde", "consistency", "lcm"):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 

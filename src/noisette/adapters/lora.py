@@ -167,7 +167,9 @@ def fresh(
     chosen = {path: layer for path, layer in _layers(net).items() if where(path)}
     if not chosen:
         raise UserError("no linear layer or convolution of this network was chosen to be adapted")
-    return {path: _new(layer, rank, rank if alpha is None else alpha) for path, layer in chosen.items()}
+    return {
+        path: _new(layer, rank, float(rank if alpha is None else alpha)) for path, layer in chosen.items()
+    }
 
 
 def _new(layer: Layer, rank: int, alpha: float) -> LowRank:

@@ -13,7 +13,7 @@ from noisette.errors import UserError
 
 __all__ = ["PAGES", "page_named"]
 
-PAGES = ("ddim", "guidance", "scenes")
+PAGES = ("collapse", "ddim", "guidance", "scenes")
 """The pages there are."""
 
 

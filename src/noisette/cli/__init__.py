@@ -1,4 +1,4 @@
-"""The command line: ``noisette generate | sample | convert | train | evaluate | models | atlas | scenes``.
+"""The command line: ``noisette generate | sample | train | distill | evaluate | models | atlas | ...``.
 
 Each command is a file of this folder. Whatever a person does wrong costs one line on stderr and exit code 2;
 a traceback is always a mistake of ours.
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from noisette.cli import atlas, convert, evaluate, generate, listing, sample, scenes, train
+from noisette.cli import atlas, convert, distill, evaluate, generate, listing, sample, scenes, train
 from noisette.errors import UserError
 
 # Typer carries click inside itself or beside itself, by version; the base of all usage errors is the same.
@@ -32,6 +32,7 @@ app.command(epilog=generate.EPILOG)(generate.generate)
 app.command(epilog=sample.EPILOG)(sample.sample)
 app.command(epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=train.EPILOG)(train.train)
+app.add_typer(distill.app, epilog=distill.EPILOG)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=listing.EPILOG)(listing.models)
 app.command(epilog=atlas.EPILOG)(atlas.atlas)

@@ -13,11 +13,12 @@ Examples:
   noisette atlas ddim -o atlas/ --model runs/digits --data mnist/
   noisette atlas scenes -o atlas/ --count 500
   noisette atlas guidance -o atlas/ --encoders runs/encoders
+  noisette atlas collapse -o atlas/ --data mnist/
 """
 
 
 def atlas(
-    name: Annotated[str, typer.Argument(help="The page: ddim, guidance or scenes.")],
+    name: Annotated[str, typer.Argument(help="The page: collapse, ddim, guidance or scenes.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the page and its numbers.")],
     quick: Annotated[bool, typer.Option("--quick", help="A fraction of the work, to see the page.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,

@@ -6,19 +6,19 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 import typer
 
 from noisette.cli.asked import drawn_as_asked
 from noisette.cli.likeness import USUAL, likeness_figures
+from noisette.cli.onecall import drawer_on
 from noisette.cli.quiz import rebuilt_figures, scenes_figures, show_rebuilt, show_scenes
-from noisette.cli.terminal import load_on
 from noisette.errors import UserError
 
 if TYPE_CHECKING:
     from noisette.data import ImageDataset
-    from noisette.models import Model
+    from noisette.models import Generator, Model
 
 EPILOG = """\b
 Examples:
@@ -31,6 +31,7 @@ Examples:
 
 DIGITS = tuple("0123456789")
 BITS_IMAGES = 64
+QUICK_BITS_IMAGES = 1000
 
 Figures = dict[str, Any]
 
@@ -53,7 +54,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the pictures and the choice of real ones.")] = 0,
     bits_per_dim: Annotated[
-        bool, typer.Option("--bits-per-dim", help="The bound on the likelihood: slow, needs --data.")
+        bool, typer.Option("--bits-per-dim", help="Likelihood, or the bound on it: needs --data.")
     ] = False,
     fit: Annotated[
         str | None, typer.Option(help="How real images come to the model's size: crop or pad.")
@@ -69,6 +70,7 @@ def evaluate(
     real ones, beside as many others of those, and copies are counted.
     """
     from noisette.files import ensure_writable
+    from noisette.models import Model
 
     if to_json is not None:
         ensure_writable(to_json, overwrite=overwrite)
@@ -81,10 +83,12 @@ def evaluate(
     else:
         if bits_per_dim and data is None:
             raise UserError("--bits-per-dim measures real images: give them with --data")
-        loaded = load_on(model, device)
+        walk = {"--steps": steps, "--solver": solver, "--grid": grid, "--guidance-scale": guidance_scale}
+        loaded = drawer_on(model, device, walk, None)
         real = None if data is None else _open(loaded, data, split, fit)
-        options = {"num_inference_steps": steps, "solver": solver, "grid": grid}
+        options: dict[str, Any] = {"num_inference_steps": steps, "solver": solver, "grid": grid}
         options["guidance_scale"] = guidance_scale
+        options = options if isinstance(loaded, Model) else {}
         figures, show = _drawn(loaded, n, seed, options, real, bits_only=bits_per_dim)
         if bits_per_dim and data is not None and real is not None:
             figures |= _bits(loaded, real if split else _held_out(loaded, data, fit, real), seed)
@@ -94,7 +98,7 @@ def evaluate(
 
 
 def _drawn(
-    model: Model,
+    model: Model | Generator,
     n: int | None,
     seed: int,
     options: dict[str, Any],
@@ -142,17 +146,17 @@ def _rebuilt(name: str, n: int) -> Figures:
     return rebuilt_figures(lambda x: codec.decode(codec.encode(x)), n, max(64, codec.spec.image_size))
 
 
-def _draws_scenes(model: Model) -> bool:
+def _draws_scenes(model: Model | Generator) -> TypeGuard[Model]:
     spec = model.spec
     return spec.text is not None and spec.channels == 3 and spec.image_size >= 64
 
 
-def _draws_digits(model: Model) -> bool:
+def _draws_digits(model: Model | Generator) -> bool:
     spec = model.spec
     return (spec.channels, spec.image_size, spec.labels) == (1, 32, DIGITS)
 
 
-def _open(model: Model, data: Path, split: str | None, fit: str | None) -> ImageDataset:
+def _open(model: Model | Generator, data: Path, split: str | None, fit: str | None) -> ImageDataset:
     from noisette.data import open_dataset
 
     spec = model.spec
@@ -168,7 +172,7 @@ def _open(model: Model, data: Path, split: str | None, fit: str | None) -> Image
     )
 
 
-def _held_out(model: Model, data: Path, fit: str | None, real: ImageDataset) -> ImageDataset:
+def _held_out(model: Model | Generator, data: Path, fit: str | None, real: ImageDataset) -> ImageDataset:
     """The test images where the data have some: a bound on training images flatters."""
     try:
         return _open(model, data, "test", fit)
@@ -176,7 +180,9 @@ def _held_out(model: Model, data: Path, fit: str | None, real: ImageDataset) -> 
         return real
 
 
-def _pictures(model: Model, n: int, seed: int, options: dict[str, Any], real: ImageDataset | None) -> Figures:
+def _pictures(
+    model: Model | Generator, n: int, seed: int, options: dict[str, Any], real: ImageDataset | None
+) -> Figures:
     """Draw n pictures, every label in turn, and compare them."""
     import torch
 
@@ -197,13 +203,21 @@ def _pictures(model: Model, n: int, seed: int, options: dict[str, Any], real: Im
     return {**figures, **{key: value for key, value in found.items() if key not in ("n_real", "n_fake")}}
 
 
-def _bits(model: Model, real: ImageDataset, seed: int) -> Figures:
-    """The variational bound of a few real images, over every row of the schedule."""
+def _bits(model: Model | Generator, real: ImageDataset, seed: int) -> Figures:
+    """The likelihood of real images by a model of one call; of a few, the variational bound of the others."""
     import torch
 
     from noisette.conditioning import NO_LABEL, label_cond
     from noisette.core import bits_per_dim
+    from noisette.models import Generator
 
+    if isinstance(model, Generator):
+        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
+        batch = real.fetch(order[:QUICK_BITS_IMAGES].tolist())
+        if "label" not in batch:
+            raise UserError(f"{model.spec.name} is told the class of an image, and these images have none")
+        found = model.bits_per_dim(batch["image"], list(map(int, batch["label"])), seed=seed)
+        return {"bits_per_dim": float(found.mean()), "bits_images": len(found)}
     end = model.schedule(1.0)
     if not math.isclose(float(end.alpha.square() + end.sigma.square()), 1.0, abs_tol=1e-6):
         raise UserError(f"bits/dim needs a variance-preserving schedule, and {model.spec.name} has another")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from noisette.data import ImageDataset
-    from noisette.models import Model
+    from noisette.models import Generator, Model
 
 MEASURED = ("frechet", "kid", "precision", "recall")
 FEWEST, USUAL = 100, 1000
@@ -24,7 +24,7 @@ HELD = 2**27
 
 
 def likeness_figures(
-    model: Model, real: ImageDataset, n: int | None, seed: int, options: dict[str, Any]
+    model: Model | Generator, real: ImageDataset, n: int | None, seed: int, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Distances of n pictures to n real ones, beside those of n others; and how many pictures are copies.
 
@@ -82,7 +82,7 @@ def _features(images: Tensor) -> Tensor:
     return perceptual_features(images.expand(-1, 3, -1, -1))
 
 
-def _asked(model: Model, batches: Sequence[dict[str, Any]], n: int) -> dict[str, list[Any]]:
+def _asked(model: Model | Generator, batches: Sequence[dict[str, Any]], n: int) -> dict[str, list[Any]]:
     """What the model is told of the first n of the images. Raises UserError where they have no captions."""
     name, given = ("text", "prompt") if model.spec.text is not None else ("label", "label")
     if model.spec.text is None and model.spec.labels is None:

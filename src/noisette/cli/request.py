@@ -112,14 +112,16 @@ class Request:
         spec.check_size(height, width)
         ours = model.checkpoint is None
         strength = (STRENGTH if self.mask is None else 1.0) if self.strength is None else self.strength
-        steps, scale, rescale = self.num_inference_steps, self.guidance_scale, self.guidance_rescale
+        scale, rescale = self.guidance_scale, self.guidance_rescale
+        steps = defaults.steps if self.num_inference_steps is None else self.num_inference_steps
+        solver, grid = defaults.names(steps, self.solver, self.grid) if ours else (self.solver, self.grid)
         return replace(
             self,
-            num_inference_steps=defaults.steps if steps is None else steps,
+            num_inference_steps=steps,
             guidance_scale=defaults.guidance_scale if scale is None else scale,
             guidance_rescale=defaults.guidance_rescale if rescale is None else rescale,
-            solver=self.solver or (defaults.solver if ours else None),
-            grid=self.grid or (defaults.grid if ours else None),
+            solver=solver,
+            grid=grid,
             strength=None if image is None else strength,
             width=width,
             height=height,

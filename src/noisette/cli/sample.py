@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noisette.cli.onecall import drawer_on
 from noisette.cli.pictures import check_sheet, is_folder, metadata, summary, write_sheet
-from noisette.cli.terminal import load_on, progress
+from noisette.cli.terminal import progress
 from noisette.errors import UserError
 
 if TYPE_CHECKING:
-    from noisette.models import Model, Output
+    from noisette.models import Generator, Model, Output
 
 EPILOG = """\b
 Examples:
@@ -44,6 +45,9 @@ def sample(
         float | None, typer.Option(help="How strongly the label guides; 1 is off.")
     ] = None,
     eta: Annotated[float | None, typer.Option(help="Noise of ddim: 0 none, 1 as ddpm.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of a GAN, a flow or a VAE: scales its noise; 1 is as learned.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Picture k is drawn from seed + k. Default: a fresh one.")
     ] = None,
@@ -54,11 +58,13 @@ def sample(
 ) -> None:
     """Draw pictures. PNGs carry the settings and the seed of every picture."""
     from noisette.files import ensure_writable
+    from noisette.models import Model
 
     folder = is_folder(out)
     ensure_writable(out, overwrite=overwrite)
-    loaded = load_on(model, device)
-    options: dict[str, Any] = {
+    walk = {"--steps": steps, "--solver": solver, "--grid": grid, "--guidance-scale": guidance_scale}
+    loaded = drawer_on(model, device, {**walk, "--eta": eta, "--size": size}, temperature)
+    many: dict[str, Any] = {
         "num_inference_steps": steps,
         "solver": solver,
         "grid": grid,
@@ -67,6 +73,7 @@ def sample(
         "height": size,
         "width": size,
     }
+    options = many if isinstance(loaded, Model) else {"temperature": temperature}
     job = _Job(
         loaded, _labels(loaded, label, n), n, secrets.randbelow(2**32) if seed is None else seed, options
     )
@@ -83,7 +90,7 @@ def sample(
 
 @dataclass(frozen=True)
 class _Job:
-    model: Model
+    model: Model | Generator
     labels: list[int] | None
     n: int
     seed: int
@@ -91,27 +98,32 @@ class _Job:
 
     def outputs(self, batch_size: int | None, output_type: str) -> Iterator[Output]:
         """The pictures in their order, a batch at a time, with a bar on the terminal."""
-        from noisette.models import PIXELS_AT_ONCE
+        from noisette.models import PIXELS_AT_ONCE, Model
 
-        side = self.options["height"] or self.model.spec.image_size
+        model, side = self.model, self.options.get("height") or self.model.spec.image_size
         batch = max(1, PIXELS_AT_ONCE // side**2) if batch_size is None else batch_size
         if batch < 1:
             raise UserError(f"batch-size must be at least 1, got {batch_size}")
-        steps = len(self.model.levels(self.options["num_inference_steps"], self.options["grid"])) - 1
+        many = isinstance(model, Model)
+        steps = (
+            len(model.levels(self.options["num_inference_steps"], self.options["grid"])) - 1 if many else 1
+        )
         with progress("sampling", steps * math.ceil(self.n / batch)) as advance:
+            called = {**self.options, "callback": lambda step: advance()} if many else self.options
             for first in range(0, self.n, batch):
                 count = min(batch, self.n - first)
-                yield self.model.generate(
+                yield model.generate(
                     label=None if self.labels is None else self.labels[first : first + count],
                     seed=self.seed + first,
                     num_images_per_prompt=count if self.labels is None else 1,
                     output_type=output_type,  # pyright: ignore[reportArgumentType]
-                    callback=lambda step: advance(),
-                    **self.options,
+                    **called,
                 )
+                if not many:
+                    advance()
 
 
-def _labels(model: Model, asked: list[str] | None, n: int) -> list[int] | None:
+def _labels(model: Model | Generator, asked: list[str] | None, n: int) -> list[int] | None:
     names = model.spec.labels
     if names is None and not asked:
         return None
@@ -119,7 +131,7 @@ def _labels(model: Model, asked: list[str] | None, n: int) -> list[int] | None:
     return [chosen[k % len(chosen)] for k in range(n)]
 
 
-def _columns(model: Model, asked: list[str] | None, n: int) -> int:
+def _columns(model: Model | Generator, asked: list[str] | None, n: int) -> int:
     """One column for each label where that comes out even, else about as many columns as rows."""
     kinds = len(asked) if asked else len(model.spec.labels or ())
     if 1 < kinds <= 32 and n % kinds == 0:
@@ -127,7 +139,7 @@ def _columns(model: Model, asked: list[str] | None, n: int) -> int:
     return math.ceil(math.sqrt(n))
 
 
-def _prompt(model: Model, labels: tuple[int, ...] | None) -> str:
+def _prompt(model: Model | Generator, labels: tuple[int, ...] | None) -> str:
     names = model.spec.labels
     return "" if names is None or labels is None else ", ".join(names[k] for k in dict.fromkeys(labels))
 

@@ -62,11 +62,13 @@ def train(
 
 def _next(recipe: object, model: object, out: Path) -> str:
     """What to do with a model that was just made."""
-    from noisette.models import Model
+    from noisette.models import Generator, Model
     from noisette.training import GroundingRecipe
 
     if isinstance(recipe, GroundingRecipe):
         return f"go on: noisette train scenes --start {out} --out RUN"
+    if isinstance(model, Generator):
+        return f"look at it: noisette sample {out} -o look.png"
     if not isinstance(model, Model):
         return f"use it: noisette train scenes --codec {out} --out RUN"
     if model.texts is not None:

@@ -35,6 +35,7 @@ from .objective import denoising_error as denoising_error
 from .objective import prediction_error as prediction_error
 from .prediction import EDM as EDM
 from .prediction import X0 as X0
+from .prediction import Consistency as Consistency
 from .prediction import Eps as Eps
 from .prediction import Flow as Flow
 from .prediction import Parameterization as Parameterization

@@ -168,3 +168,41 @@ class EDM:
     def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
         n, d = self._norm(level), self.sigma_data
         return combine((level.sigma / d / n, x0), (-level.alpha * d / n, eps))
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """EDM's preconditioning moved so that x0 is the sample itself at ``sigma / alpha = sigma_min`` and below.
+
+    With ``tau = sigma / alpha``: ``x0 = c_skip x / alpha + c_out F``,
+    ``c_skip = sigma_data^2 / ((tau - sigma_min)^2 + sigma_data^2)`` and
+    ``c_out = sigma_data (tau - sigma_min) / sqrt(tau^2 + sigma_data^2)``; the network sees what it sees in
+    `EDM`. The boundary condition of consistency models, whatever the network says. `V`, `Flow`, `EDM` and
+    `Eps` have theirs at the data, sigma = 0. Source: arXiv:2303.01469, Appendix C.
+    """
+
+    sigma_data: float = 0.5
+    sigma_min: float = 0.002
+
+    def scale_input(self, x: Tensor, level: Level) -> Tensor:
+        return EDM(self.sigma_data).scale_input(x, level)
+
+    def _coefficients(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """``c_skip / alpha``, ``c_out``, and ``(1 - c_skip) / sigma``, none of which divides by zero."""
+        excess = (level.sigma - self.sigma_min * level.alpha).clamp(min=0)  # alpha (tau - sigma_min)
+        data = self.sigma_data * level.alpha
+        norm = (level.sigma.square() + data.square()).sqrt()
+        ratio = torch.where(level.sigma > 0, excess / level.sigma, 0.0)
+        moved = excess.square() + data.square()
+        return self.sigma_data * data / moved, self.sigma_data * excess / norm, ratio * excess / moved
+
+    def read(self, raw: Tensor, x: Tensor, level: Level) -> Prediction:
+        skip, out, rest = self._coefficients(level)
+        inverse = torch.where(level.sigma > 0, 1 / level.sigma, 0.0)
+        x0 = combine((skip, x), (out, raw))
+        return Prediction(x0, combine((rest, x), (-level.alpha * out * inverse, raw)), level)
+
+    def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+        skip, out, _ = self._coefficients(level)
+        inverse = torch.where(out > 0, 1 / out, 0.0)  # at the boundary nothing is asked of the network
+        return combine((inverse * (1 - skip * level.alpha), x0), (-inverse * skip * level.sigma, eps))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from noisette.hub.folder import Notes
+from noisette.hub.generator import GeneratorSpec
 from noisette.hub.spec import AutoencoderSpec, ModelSpec
 
 _CARD = """---
@@ -60,6 +61,24 @@ def autoencoder_card(spec: AutoencoderSpec, parameters: int, notes: Notes) -> st
         rows=_rows({**facts, "network": repr(spec.codec), **notes}),
         call='noisette.models.Autoencoder.load("path/to/this/folder")',
     )
+
+
+def generator_card(spec: GeneratorSpec, parameters: int, notes: Notes) -> str:
+    """The card of a model that draws in one call."""
+    facts = {
+        "images": f"{spec.image_size} x {spec.image_size}, {spec.channels} channels",
+        "labels": ", ".join(spec.labels),
+        "parameters": f"{parameters:,}",
+        "temperature": spec.temperature,
+    }
+    call = f'Generator.load("path/to/this/folder").generate({spec.labels[0]!r}, seed=0).images'
+    return _CARD.format(
+        name=spec.name,
+        task="unconditional-image-generation",
+        kind=spec.kind,
+        rows=_rows({**facts, "network": repr(spec.net), **notes}),
+        call=f"from noisette.models import Generator\n\n{call}",
+    ).replace("import noisette\n\nfrom", "from")
 
 
 def _rows(facts: Mapping[str, object]) -> str:

@@ -36,7 +36,6 @@ _UNET: Json = {
     "resnet_out_scale_factor": 1.0,
     "resnet_skip_time_act": False,
     "reverse_transformer_layers_per_block": None,
-    "time_cond_proj_dim": None,
     "time_embedding_act_fn": None,
     "time_embedding_dim": None,
     "timestep_post_act": None,
@@ -111,6 +110,7 @@ def unet_config(json: Json, *, pooled_dim: int | None = None) -> UNetConfig:
         num_heads=_per_level(heads, levels),
         transformer_depth=_per_level(depth, levels),
         context_dim=_one(json.get("cross_attention_dim", 1280), "cross_attention_dim"),
+        guidance_dim=json.get("time_cond_proj_dim"),
         **_shared(json, widths),
         **_added(json, pooled_dim),
     )

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from noisette.errors import UserError
 from noisette.files import atomic_write, ensure_writable
+from noisette.hub.generator import GeneratorSpec
 from noisette.hub.records import from_record, parse_json, to_record
 from noisette.hub.spec import AutoencoderSpec, ModelSpec
 from noisette.hub.tensors import assigned, read_safetensors, unfilled
 
 Notes = Mapping[str, str | int | float]
-AnySpec = ModelSpec | AutoencoderSpec
+AnySpec = ModelSpec | AutoencoderSpec | GeneratorSpec
 
 SPEC, WEIGHTS, CODEC, CARD = "model.json", "model.safetensors", "codec.safetensors", "README.md"
 FORMAT, VERSION = "noisette model", 1

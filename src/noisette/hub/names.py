@@ -79,6 +79,8 @@ def unet_names(config: UNetConfig) -> Iterator[Name]:
     What no other U-Net has goes by the nearest name: a pooled vector through one matrix is the class
     embedding of "simple_projection", and "add_embedding" beside a class embedding.
     """
+    if config.guidance_dim is not None:
+        yield Name("time.told", "time_embedding.cond_proj")
     yield Name("time.linear1", "time_embedding.linear_1", "time_embed.0")
     yield Name("time.linear2", "time_embedding.linear_2", "time_embed.2")
     if config.num_classes is not None:

@@ -15,11 +15,22 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from noisette.core import X0, Cond, Denoiser, Eps, Level, Prediction, Schedule, Solver, V
+from noisette.core import X0, Cond, Denoiser, Eps, Level, Prediction, Schedule, Solver, V, combine
 from noisette.errors import UserError
 from noisette.guidance import clip_x0, dynamic_threshold
 from noisette.schedules import BetasVP, CosineVP, LinearVP, ScaledLinearVP, TableVP, ZeroTerminalSNR
-from noisette.solvers import DDIM, DDPM, PLMS, PNDM, DPMSolverPP, DPMSolverPPSingle, Euler, Heun, UniPC
+from noisette.solvers import (
+    DDIM,
+    DDPM,
+    PLMS,
+    PNDM,
+    DPMSolverPP,
+    DPMSolverPPSingle,
+    Euler,
+    Heun,
+    MultistepConsistency,
+    UniPC,
+)
 from noisette.solvers.named import solver_named
 
 __all__ = ["SCHEDULERS", "Sampler", "parameterization_of", "sampler", "schedule_of"]
@@ -106,7 +117,7 @@ def sampler(config: Json, solver: str | None = None, spacing: str | None = None)
     if isinstance(schedule, ZeroTerminalSNR) and kind.family != "rows":
         schedule = replace(schedule, least=LEAST_SIGNAL)
     made = kind.solver(config, schedule) if solver is None else solver_named(solver, schedule)
-    style = config.get("timestep_spacing", kind.spacing)
+    style = kind.spacing if kind.spacing == "lcm" else config.get("timestep_spacing", kind.spacing)
     bare = kind.starts_bare and style != "leading"
     grid = _Grid(kind, schedule, config, style)
     return Sampler(name, grid, made, "noise" if bare else "marginal", _clip(config, name))
@@ -162,6 +173,12 @@ class _Grid:
             case "leading":
                 steps = torch.arange(n + more, dtype=torch.float64)
                 rows = (steps * (total // (n + more))).flip(0)[:n] + offset
+            case "lcm":  # some of the nodes that it was distilled on
+                nodes = int(self.config.get("original_inference_steps", 50))
+                if n > nodes or not 1 <= nodes <= total:
+                    raise UserError(f"{n} steps asked of a model distilled on {nodes}: take fewer")
+                kept = (torch.arange(n, dtype=torch.float64) * (nodes / n)).floor()
+                rows = (nodes - kept) * (total // nodes) - 1
             case "trailing":
                 rows = (total - torch.arange(n, dtype=torch.float64) * (total / n)).round() - 1
             case other:
@@ -267,6 +284,7 @@ SCHEDULERS: Final[Mapping[str, _Kind]] = {
     "DPMSolverMultistepScheduler": _Kind(_dpm, "log-SNR"),
     "DPMSolverSDEScheduler": _Kind(lambda c, s: DPMSolverPPSingle(s, sde=True), "sigma", starts_bare=True),
     "UniPCMultistepScheduler": _Kind(_unipc, "log-SNR"),
+    "LCMScheduler": _Kind(lambda c, s: MultistepConsistency(), "rows", "lcm"),
 }
 """The schedulers of diffusers that are known, with their defaults."""
 
@@ -283,6 +301,8 @@ _CLASSES: Final[Mapping[str, str]] = {
     "dpmpp-2m-sde": "DPMSolverMultistepScheduler",
     "dpmpp-2s": "DPMSolverSDEScheduler",
     "dpmpp-sde": "DPMSolverSDEScheduler",
+    "consistency": "LCMScheduler",
+    "lcm": "LCMScheduler",
     "unipc": "UniPCMultistepScheduler",
     "unipc-3": "UniPCMultistepScheduler",
 }
@@ -290,7 +310,7 @@ _CLASSES: Final[Mapping[str, str]] = {
 
 def _clip(config: Json, name: str) -> Callable[[Denoiser], Denoiser] | None:
     """What a class does to predicted data: DDIM's leaves the noise as it was, the others' follows."""
-    clips = name in ("DDIMScheduler", "DDPMScheduler")
+    clips = name in ("DDIMScheduler", "DDPMScheduler") or (name == "LCMScheduler" and "clip_sample" in config)
     if config.get("thresholding") and name != "PNDMScheduler":
         ratio = float(config.get("dynamic_thresholding_ratio", 0.995))
         change: Callable[[Denoiser], Denoiser] = lambda d: dynamic_threshold(d, ratio)  # noqa: E731
@@ -298,8 +318,29 @@ def _clip(config: Json, name: str) -> Callable[[Denoiser], Denoiser] | None:
         most = float(config.get("clip_sample_range", 1.0))
         change = lambda d: clip_x0(d, -most, most)  # noqa: E731
     else:
-        return None
+        return _bounded(config) if name == "LCMScheduler" else None
+    if name == "LCMScheduler":
+        return lambda d: change(_bounded(config)(d))
     return _keeping_eps(change) if name == "DDIMScheduler" else change
+
+
+def _bounded(config: Json) -> Callable[[Denoiser], Denoiser]:
+    """``x0 <- c_skip x + c_out x0`` with ``c_skip = 0.25 / (r^2 + 0.25)``, ``c_out = r / sqrt(r^2 + 0.25)``.
+
+    r is the row times ten: the boundary condition of latent consistency models, which at any other row than
+    the first does next to nothing. Source: arXiv:2310.04378, Section 4.1.
+    """
+    steps, scaling = config.get("num_train_timesteps", 1000), float(config.get("timestep_scaling", 10.0))
+
+    def wrapped(denoiser: Denoiser) -> Denoiser:
+        def jump(x: Tensor, level: Level, cond: Cond) -> Prediction:
+            said, row = denoiser(x, level, cond), scaling * (level.t * steps - 1)
+            skip, out = 0.25 / (row.square() + 0.25), row / (row.square() + 0.25).sqrt()
+            return said.with_x0(combine((skip, x), (out, said.x0)))
+
+        return jump
+
+    return wrapped
 
 
 def _keeping_eps(change: Callable[[Denoiser], Denoiser]) -> Callable[[Denoiser], Denoiser]:
@@ -345,8 +386,14 @@ def _choice(config: Json, key: str, known: tuple[str, ...], default: str) -> str
     return found
 
 
-_WHOLE = ("num_train_timesteps", "steps_offset", "solver_order")
-_NUMBERS = ("beta_start", "beta_end", "clip_sample_range", "dynamic_thresholding_ratio")
+_WHOLE = ("num_train_timesteps", "steps_offset", "solver_order", "original_inference_steps")
+_NUMBERS = (
+    "beta_start",
+    "beta_end",
+    "clip_sample_range",
+    "dynamic_thresholding_ratio",
+    "timestep_scaling",
+)
 _MAYBE = ("sigma_min", "sigma_max")
 
 

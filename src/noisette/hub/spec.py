@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from torch import nn
 
 from noisette.conditioning.pretrained import PretrainedText
-from noisette.core import EDM, X0, Eps, Flow, IndexTime, LogSigmaTime, ScaledTime, V
+from noisette.core import EDM, X0, Consistency, Eps, Flow, IndexTime, LogSigmaTime, ScaledTime, V
 from noisette.errors import UserError
 from noisette.nets import DiT, DiTConfig, UNet, UNetConfig
 from noisette.nets.text import Prompted, TextConfig, TextEncoder, TextTowers, TowersConfig
@@ -35,6 +35,7 @@ from noisette.schedules import (
     trailing,
     uniform_logsnr,
 )
+from noisette.solvers import SOLVER_NAMES
 
 AnySchedule: TypeAlias = (
     LinearVP
@@ -58,14 +59,46 @@ GRIDS: Mapping[str, Grid] = {
 
 
 @dataclass(frozen=True)
+class Way:
+    """The solver and grid that were found to draw best in ``steps`` steps. Raises UserError for others."""
+
+    steps: int
+    solver: str
+    grid: GridName
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (("solver", self.solver, SOLVER_NAMES), ("grid", self.grid, GRIDS)):
+            if name not in known:
+                raise UserError(f"there is no {kind} {name!r:.60}: take one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
 class Defaults:
-    """How `Model.generate` draws when nothing else is asked."""
+    """How `Model.generate` draws when nothing else is asked.
+
+    ``ways``: where neither a solver nor a grid is named, the one with the most steps of those that have at
+    most as many as are asked; the first one where all have more. Where one of the two is named, the other is
+    ``solver`` or ``grid``. Raises UserError unless their steps grow.
+    """
 
     solver: str = "dpmpp-2m"
     grid: GridName = "trailing"
     steps: int = 20
     guidance_scale: float = 1.0
     guidance_rescale: float = 0.0
+    ways: tuple[Way, ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = [way.steps for way in self.ways]
+        if any(count < 1 for count in counts) or counts != sorted(set(counts)):
+            raise UserError(f"the steps of ways grow from one to the next, from 1 on, not {counts!s:.60}")
+
+    def names(self, steps: int, solver: str | None = None, grid: str | None = None) -> tuple[str, str]:
+        """The solver and the grid of a call that asks for ``steps`` and names these, or None."""
+        if self.ways and solver is None and grid is None:
+            way = next((way for way in reversed(self.ways) if way.steps <= steps), self.ways[0])
+            return way.solver, way.grid
+        return self.solver if solver is None else solver, self.grid if grid is None else grid
 
 
 CodecConfig: TypeAlias = AutoencoderKLConfig | VQConfig
@@ -102,7 +135,7 @@ class ModelSpec:
     name: str
     net: UNetConfig | DiTConfig
     schedule: AnySchedule
-    parameterization: Eps | X0 | V | Flow | EDM
+    parameterization: Eps | X0 | V | Flow | EDM | Consistency
     time: IndexTime | LogSigmaTime | ScaledTime
     image_size: int
     channels: int = 3

@@ -40,6 +40,8 @@ DEFAULTS: Mapping[str, tuple[int, float]] = {
     "StableDiffusionXLPipeline": (50, 5.0),
     "StableDiffusionXLImg2ImgPipeline": (50, 5.0),
     "StableDiffusionXLInpaintPipeline": (50, 7.5),
+    "LatentConsistencyModelPipeline": (4, 8.5),
+    "LatentConsistencyModelImg2ImgPipeline": (4, 8.5),
 }
 
 TEXT_PARTS = ("text_encoder", "text_encoder_2")

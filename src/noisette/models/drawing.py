@@ -90,13 +90,15 @@ def drawing_of(
 def _own(
     spec: ModelSpec, steps: int, grid: str | None, solver: str | Solver[Any] | None, eta: float | None
 ) -> Drawing:
-    grid, solver = grid or spec.defaults.grid, spec.defaults.solver if solver is None else solver
-    if grid not in GRIDS:
-        raise UserError(f"there is no grid {grid!r}: take one of {', '.join(GRIDS)}")
-    levels = GRIDS[grid](spec.schedule, steps)
-    settings = {"solver": solver if isinstance(solver, str) else repr(solver), "grid": grid}
-    made = solver_named(solver, spec.schedule) if isinstance(solver, str) else solver
-    return Drawing(levels, with_eta(made, eta, settings["solver"]), _settings(levels, settings, eta))
+    asked = solver if solver is None or isinstance(solver, str) else repr(solver)
+    name, spaced = spec.defaults.names(steps, asked, grid)
+    if spaced not in GRIDS:
+        raise UserError(f"there is no grid {spaced!r}: take one of {', '.join(GRIDS)}")
+    levels = GRIDS[spaced](spec.schedule, steps)
+    # What is written are names, so that a picture stays the same where the model's table changes.
+    settings = {"solver": name, "grid": spaced}
+    made = solver_named(name, spec.schedule) if solver is None or isinstance(solver, str) else solver
+    return Drawing(levels, with_eta(made, eta, name), _settings(levels, settings, eta))
 
 
 def _settings(levels: list[Level], chosen: dict[str, Any], eta: float | None) -> dict[str, Any]:

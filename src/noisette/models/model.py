@@ -269,6 +269,8 @@ class Model:
         negative prompt. ``guidance_rescale`` is the part phi of arXiv:2305.08891. Latents are never clipped,
         unless ``clip`` says so. Cost: one call a step, of two lanes where the scale is not 1.
         """
+        if getattr(self.spec.net, "guidance_dim", None):
+            return self._told_guidance(guidance_scale, guidance_rescale, clip)
         off = isinstance(guidance_scale, int | float) and guidance_scale == 1
         if self.spec.labels is None and self.spec.text is None and not off:
             raise UserError(
@@ -286,8 +288,7 @@ class Model:
             denoiser = rescaled_guide(denoiser, weaker, guidance_scale, guidance_rescale, space)
         elif not off:
             denoiser = guide(denoiser, given(denoiser, weak), guidance_scale)
-        clip = self.spec.codec is None and self.checkpoint is None if clip is None else clip
-        return clip_x0(denoiser) if clip else denoiser
+        return self._clipped(denoiser, clip)
 
     def levels(self, num_inference_steps: int | None = None, grid: str | None = None) -> list[Level]:
         """The grid of a trajectory from noise to data; None takes the model's own defaults."""
@@ -422,6 +423,18 @@ class Model:
     @property
     def _scheduler(self) -> Mapping[str, Any] | None:
         return None if self.checkpoint is None else scheduler_config(self.checkpoint)
+
+    def _told_guidance(self, scale: Weight, rescale: float, clip: bool | None) -> Denoiser:
+        """The denoiser of a network that was distilled from its guided self, and is told the scale."""
+        if (callable(scale) and not isinstance(scale, Tensor)) or rescale:
+            raise UserError(
+                f"{self.spec.name} is told its guidance as one number: no intervals, and no guidance_rescale"
+            )
+        return self._clipped(given(self.denoiser, lambda cond: {**cond, "guidance_scale": scale}), clip)
+
+    def _clipped(self, denoiser: Denoiser, clip: bool | None) -> Denoiser:
+        clip = self.spec.codec is None and self.checkpoint is None if clip is None else clip
+        return clip_x0(denoiser) if clip else denoiser
 
     def _forget(self) -> None:
         """Drop what a `cached` network has kept: every trajectory begins without."""

@@ -26,6 +26,7 @@ from noisette.hub.folder import (
     read_weights,
     write_folder,
 )
+from noisette.hub.generator import GeneratorSpec
 from noisette.hub.pipelines import read_pipeline, write_pipeline
 from noisette.hub.single import PredictionType, read_single, write_single
 from noisette.hub.spec import ModelSpec
@@ -67,6 +68,10 @@ def read_model(
 
 def _own(folder: Path, name: str | os.PathLike[str], dtype: torch.dtype | None) -> Read:
     spec, notes = read_spec(folder)
+    if isinstance(spec, GeneratorSpec):
+        raise UserError(
+            f"{name} draws in one call, without diffusion: load it with noisette.models.Generator.load"
+        )
     if not isinstance(spec, ModelSpec):
         raise UserError(f"{name} is an autoencoder and draws nothing: name a model trained with it")
     net = read_weights(folder / WEIGHTS, spec.build).to(dtype=dtype).eval()

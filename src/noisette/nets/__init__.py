@@ -1,8 +1,16 @@
-"""Networks: denoisers (a U-Net, a diffusion transformer), autoencoders, text encoders, a discriminator."""
+"""Networks: denoisers, autoencoders, text encoders, discriminators, and generators of one call."""
 
+from noisette.nets.adversarial import (
+    ResDiscriminator,
+    ResDiscriminatorConfig,
+    ResGenerator,
+    ResGeneratorConfig,
+)
 from noisette.nets.deepcache import DeepCache
 from noisette.nets.dit import DiT, DiTConfig
+from noisette.nets.flow import Glow, GlowConfig
 from noisette.nets.gan import PatchDiscriminator, PatchDiscriminatorConfig
+from noisette.nets.hvae import LadderConfig, LadderVAE
 from noisette.nets.text import Prompted, TextConfig, TextEncoder, TextTowers, TowersConfig
 from noisette.nets.unet import UNet, UNetConfig
 from noisette.nets.vae import AutoencoderKL, AutoencoderKLConfig
@@ -14,9 +22,17 @@ __all__ = [
     "DeepCache",
     "DiT",
     "DiTConfig",
+    "Glow",
+    "GlowConfig",
+    "LadderConfig",
+    "LadderVAE",
     "PatchDiscriminator",
     "PatchDiscriminatorConfig",
     "Prompted",
+    "ResDiscriminator",
+    "ResDiscriminatorConfig",
+    "ResGenerator",
+    "ResGeneratorConfig",
     "TextConfig",
     "TextEncoder",
     "TextTowers",

@@ -59,22 +59,38 @@ class FourierFeatures(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """The noise level as a feature vector: waves, then `linear, silu, linear`; time [B] -> [B, dim]."""
+    """The noise level as a feature vector: waves, then `linear, silu, linear`; time [B] -> [B, dim].
+
+    What else is `told` [B, told] is added to the waves by a matrix that begins at zero.
+    """
 
     def __init__(
-        self, kind: str, waves: int, dim: int, *, flip: bool, shift: float, fourier_scale: float
+        self,
+        kind: str,
+        waves: int,
+        dim: int,
+        *,
+        flip: bool,
+        shift: float,
+        fourier_scale: float,
+        told: int | None = None,
     ) -> None:
         super().__init__()
         self.waves, self.flip, self.shift = waves, flip, shift
         self.fourier = FourierFeatures(waves, fourier_scale) if kind == "fourier" else None
+        self.told = None if told is None else nn.Linear(told, waves, bias=False)
+        if self.told is not None:
+            nn.init.zeros_(self.told.weight)
         self.linear1 = nn.Linear(waves, dim)
         self.linear2 = nn.Linear(dim, dim)
 
-    def forward(self, time: Tensor) -> Tensor:
+    def forward(self, time: Tensor, told: Tensor | None = None) -> Tensor:
         if self.fourier is not None:
             features = self.fourier(time)
         else:
             features = sinusoidal(time, self.waves, flip=self.flip, shift=self.shift)
+        if self.told is not None and told is not None:
+            features = features + self.told(told.to(self.told.weight.dtype))
         return self.linear2(F.silu(self.linear1(features.to(self.linear1.weight.dtype))))
 
 
@@ -145,6 +161,18 @@ def sizes_of(cond: Mapping[str, Any], batch: int, count: int, waves: int) -> Ten
         found = "nothing" if sizes is None else list(sizes.shape)
         raise UserError(f"this network needs cond['sizes'] of shape {[batch, count]}, and got {found}")
     return sinusoidal(sizes.flatten(), waves, flip=True, shift=0.0).unflatten(0, (batch, count)).flatten(1)
+
+
+def guidance_waves(cond: Mapping[str, Any], batch: int, dim: int, device: torch.device) -> Tensor:
+    """`cond["guidance_scale"]` (a number, or [B]; 1 where nothing is said) in `dim` waves: [B, dim].
+
+    The waves are of `1000 (scale - 1)`: the paper's omega is 0 where guidance is off.
+    Source: arXiv:2310.04378, Appendix F; arXiv:2210.03142, Section 3.
+    """
+    scale = torch.as_tensor(cond.get("guidance_scale", 1.0), dtype=torch.float32, device=device)
+    if scale.ndim > 1 or (scale.ndim == 1 and len(scale) != batch):
+        raise UserError(f"cond['guidance_scale'] is a number or [{batch}] of them, not {list(scale.shape)}")
+    return sinusoidal(1000 * (scale.expand(batch) - 1), dim)
 
 
 def concatenated(x: Tensor, cond: Mapping[str, Any], in_channels: int, concat_channels: int) -> Tensor:

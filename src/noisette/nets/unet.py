@@ -17,6 +17,7 @@ from noisette.nets.embedding import (
     TimeEmbedding,
     check_time_embedding,
     concatenated,
+    guidance_waves,
     label_of,
     pooled_of,
     sizes_of,
@@ -38,6 +39,8 @@ class UNetConfig:
     suits a time of `ln(sigma) / 4`. `scale_shift` turns additive time features into adaptive group norm,
     `resblock_updown` (strided) convolutions between levels into residual blocks. `context_dim` adds
     cross-attention to tokens, `pooled_dim` a vector for the whole text that joins the time,
+    `guidance_dim` waves of the guidance scale join the time before it is embedded, for a network that was
+    distilled from its guided self (diffusers' `time_cond_proj_dim`).
     `concat_channels` image conditions at the input, `num_classes` a class embedding with one row more for
     "no label". `size_count` numbers, each in `size_waves` waves, join the pooled vector: the sizes that
     SDXL is told. `patch_size` p > 1 folds p x p pixels into channels, so the
@@ -66,6 +69,7 @@ class UNetConfig:
     pooled_dim: int | None = None
     size_count: int = 0
     size_waves: int = 256
+    guidance_dim: int | None = None
     concat_channels: int = 0
     learned_variance: bool = False
     patch_size: int = 1
@@ -263,6 +267,7 @@ class UNet(nn.Module):
             flip=config.flip_sin_to_cos,
             shift=config.freq_shift,
             fourier_scale=config.fourier_scale,
+            told=config.guidance_dim,
         )
         self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, 4 * base)
         self.pooled = _pooled(config)
@@ -318,7 +323,10 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(reversed(levels))
 
     def _embed(self, time: Tensor, cond: Mapping[str, Any], batch: int) -> Tensor:
-        emb = self.time(time.expand(batch))
+        guidance = None
+        if self.config.guidance_dim is not None:
+            guidance = guidance_waves(cond, batch, self.config.guidance_dim, time.device)
+        emb = self.time(time.expand(batch), guidance)
         if self.label is not None:
             emb = emb + self.label(label_of(cond, batch))
         if self.pooled is not None and self.config.pooled_dim is not None:

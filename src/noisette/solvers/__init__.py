@@ -3,6 +3,7 @@
 They see (alpha, sigma) pairs only, and so serve VP, VE and flow-matching schedules alike.
 """
 
+from noisette.solvers.consistency import MultistepConsistency
 from noisette.solvers.ddim import DDIM, DDPM
 from noisette.solvers.dpm import DPMSolverPP, DPMSolverPPSingle
 from noisette.solvers.heun import Churn, Euler, EulerAncestral, Heun
@@ -23,6 +24,7 @@ __all__ = [
     "Euler",
     "EulerAncestral",
     "Heun",
+    "MultistepConsistency",
     "NoiseStreams",
     "UniPC",
     "citation",

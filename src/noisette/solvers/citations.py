@@ -49,3 +49,11 @@ UNIPC = """@inproceedings{zhao2023unipc,
   year = {2023},
   eprint = {2302.04867},
 }"""
+
+CONSISTENCY = """@inproceedings{song2023consistency,
+  title = {Consistency Models},
+  author = {Song, Yang and Dhariwal, Prafulla and Chen, Mark and Sutskever, Ilya},
+  booktitle = {International Conference on Machine Learning},
+  year = {2023},
+  eprint = {2303.01469},
+}"""

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from noisette.core.level import Schedule
 from noisette.core.sampling import Solver
 from noisette.errors import UserError
+from noisette.solvers.consistency import MultistepConsistency
 from noisette.solvers.ddim import DDIM, DDPM
 from noisette.solvers.dpm import DPMSolverPP, DPMSolverPPSingle
 from noisette.solvers.heun import Euler, EulerAncestral, Heun
@@ -28,6 +29,8 @@ _BY_NAME: Final[Mapping[str, Callable[[Schedule], Solver[Any]]]] = {
     "dpmpp-2m-sde": lambda schedule: DPMSolverPP(sde=True),
     "dpmpp-sde": lambda schedule: DPMSolverPPSingle(schedule, sde=True),
     "plms": lambda schedule: PLMS(),
+    "consistency": lambda schedule: MultistepConsistency(),
+    "lcm": lambda schedule: MultistepConsistency(),
     "unipc": lambda schedule: UniPC(),
     "unipc-3": lambda schedule: UniPC(order=3),
 }

@@ -1,8 +1,11 @@
 """Training around `noisette.core.train`: objectives, averages, checkpoints, and the runner."""
 
+from noisette.training.distilling import DistillRecipe
 from noisette.training.draws import Draws
 from noisette.training.ema import EMA
+from noisette.training.generators import Adversarial, ExactLikelihood, FreeBits, GeneratorRecipe
 from noisette.training.history import LossHistory
+from noisette.training.lessons import ConsistencyDistillation, ConsistencyTraining, Match, Progressive
 from noisette.training.objectives import P2, Hybrid, MinSNR, Objective, Simple, Vlb, Weighting
 from noisette.training.recipe import AutoencoderRecipe, GroundingRecipe, Plan, Recipe
 from noisette.training.reconstruction import Reconstruction
@@ -13,17 +16,26 @@ from noisette.training.worlds import ScenesWorld
 __all__ = [
     "EMA",
     "P2",
+    "Adversarial",
     "AutoencoderRecipe",
+    "ConsistencyDistillation",
+    "ConsistencyTraining",
+    "DistillRecipe",
     "Draws",
+    "ExactLikelihood",
     "FitResult",
+    "FreeBits",
+    "GeneratorRecipe",
     "GroundingRecipe",
     "Hybrid",
     "LogNormalSigma",
     "LogitNormalTimes",
     "LossHistory",
+    "Match",
     "MinSNR",
     "Objective",
     "Plan",
+    "Progressive",
     "Recipe",
     "Reconstruction",
     "Rows",

@@ -37,6 +37,7 @@ class Draws:
         total: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        self.step = step
         self.generator = torch.Generator(device).manual_seed(mix(seed, step))
         self.first = first
         self.total = total

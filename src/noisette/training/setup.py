@@ -17,6 +17,7 @@ from noisette.nets.text import Prompted
 from noisette.scenes.crew import cores
 from noisette.training.draws import Draws, mix
 from noisette.training.ema import EMA
+from noisette.training.generators import GeneratorRecipe, skip_long
 from noisette.training.kept import kept
 from noisette.training.muon import Muon, matrices
 from noisette.training.recipe import AutoencoderRecipe, Plan, Recipe
@@ -102,6 +103,8 @@ def _optimizer(recipe: Plan, net: nn.Module) -> torch.optim.Optimizer:
             for told, scale in ((False, 1.0), (True, recipe.text_lr_scale))
         ]
         made.param_groups = [half for half in halves if half["params"]]
+    if isinstance(recipe, GeneratorRecipe) and recipe.skip_long:
+        skip_long(made, recipe.max_grad_norm)
     return made
 
 

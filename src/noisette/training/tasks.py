@@ -53,13 +53,20 @@ def task_of(recipe: Plan, device: torch.device) -> Task:
     """The task of a recipe."""
     from noisette.training.autoencoding import Autoencoding
     from noisette.training.denoising import Denoising
+    from noisette.training.distilling import Distilling, DistillRecipe
+    from noisette.training.generating import Generating
+    from noisette.training.generators import GeneratorRecipe
     from noisette.training.grounding import Grounding
 
     match recipe:
+        case DistillRecipe():
+            return Distilling(recipe, device)
         case GroundingRecipe():
             return Grounding(recipe, device)
         case Recipe():
             return Denoising(recipe, device)
         case AutoencoderRecipe():
             return Autoencoding(recipe, device)
+        case GeneratorRecipe():
+            return Generating(recipe, device)
     raise TypeError(f"{type(recipe).__name__} says nothing to train")

@@ -194,7 +194,8 @@ class Bench:
         """Latents [N, c, h, w] of a picture for each text, as `Model.generate` draws them by default."""
         model, drawn = self.model, list[Tensor]()
         levels = model.levels()
-        solver: Any = solver_named(model.spec.defaults.solver, model.schedule)
+        defaults = model.spec.defaults
+        solver: Any = solver_named(defaults.names(defaults.steps)[0], model.schedule)
         for start in range(0, len(texts), BATCH):
             part = slice(start, start + BATCH)
             noise = NoiseStreams(seeds[part])
