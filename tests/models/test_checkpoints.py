@@ -385,3 +385,11 @@ def test_loading_imports_no_peer(pipelines: Pipelines) -> None:
         [sys.executable, "-c", code, str(pipelines("sd"))], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_that_is_told_its_guidance_hears_no_negative_prompt(pipelines: Pipelines) -> None:
+    model = noisette.load(pipelines("lcm"))
+    assert torch.equal(images(model), images(model, negative_prompt=""))
+    assert not torch.equal(images(model), images(model, guidance_scale=2.0))
+    with pytest.raises(UserError, match="hears no negative prompt"):
+        images(model, negative_prompt="a dog")

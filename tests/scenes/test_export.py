@@ -201,8 +201,10 @@ def test_stopped_at_any_moment_it_goes_on_to_the_same_bytes(
     assert tree(export(job, out, workers=1)) == want
 
 
+# A shell that starts tests in the background has them ignore Ctrl-C, and their children with them.
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from noisette.scenes.export import Export, export
 if __name__ == "__main__":
     job = Export(24, size=32, frames=16, maps=("canny",))

@@ -32,7 +32,7 @@ def conds_of(
         return {} if told.labels is None else label_cond(told.labels[part], model.device), to_null
     if model.texts is None:
         raise UserError(f"{model.spec.name} has no texts to read a prompt with: load it, or give texts=")
-    if told.negatives and getattr(model.spec.net, "guidance_dim", None):
+    if any(told.negatives or ()) and getattr(model.spec.net, "guidance_dim", None):
         raise UserError(f"{model.spec.name} is told its guidance, and hears no negative prompt: leave it out")
     prompts = told.prompts[part]
     negatives = told.negatives[part] if told.negatives else (NO_TEXT,) * len(prompts)
