@@ -70,9 +70,14 @@ def progressive(
 
     Every student is kept, OUT/halvings/STEPS; the last is OUT/model. arXiv:2202.00512.
     """
-    from noisette.training.halving import halve
+    from noisette.models import Model
+    from noisette.training.distilling import teachable
+    from noisette.training.halving import halve, halved
 
-    teacher, told = _loaded(model), _guidance(guidance_scale)
+    # What is wrong is told before the teacher draws thousands of pictures to learn from.
+    halved(first, steps)
+    _check_out(out, resume, overwrite)
+    teacher, told = teachable(Model.load(model)), _guidance(guidance_scale)
     changes: dict[str, Any] = {"steps": updates, "batch_size": batch_size, "lr": lr, "seed": seed}
     run = halve(
         model,
@@ -113,10 +118,12 @@ def consistency(
 
     With a range of scales in latents this is latent consistency distillation. arXiv:2303.01469, 2310.04378.
     """
+    from noisette.models import Model
     from noisette.training import ConsistencyDistillation, fit
     from noisette.training.halving import student_of
 
-    teacher = _loaded(model)
+    _check_out(out, resume, overwrite)
+    teacher = Model.load(model)
     recipe = student_of(
         model,
         teacher,
@@ -132,13 +139,13 @@ def consistency(
     return _told(fit(recipe, _data(model, teacher, data), out, resume=resume, overwrite=overwrite), out)
 
 
-def _loaded(name: str) -> Model:
-    from noisette.models import Model
+def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
+    from noisette.files import ensure_writable
 
-    teacher: Any = Model.load(name)
-    if not isinstance(teacher, Model):
-        raise UserError(f"{name} draws in one call already: there is nothing to distil")
-    return teacher
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite begins it anew: give one of them")
+    if not resume:
+        ensure_writable(out, overwrite=overwrite)
 
 
 def _guidance(text: str | None) -> tuple[float, float] | None:

@@ -73,13 +73,10 @@ class Distilling(Denoising):
 
     def build(self) -> nn.Module:
         """The student, with its teacher's weights, and where it is told a scale a place to hear it."""
-        if self.start is None or self.start.checkpoint is not None:
-            raise UserError(
-                f"{self.recipe.start} is a checkpoint of others', whose scheduler a student would not keep: "
-                "only models that were trained here are distilled"
-            )
+        assert self.start is not None  # the recipe has seen to it
+        self.teacher = teachable(self.start)
         super().build()
-        self.teacher = self.start.to(self.device)
+        self.teacher.to(self.device)
         self.teacher.denoiser.eval().requires_grad_(False)
         self.net = self._student(self.net)
         if isinstance(self.net, Prompted):
@@ -182,6 +179,16 @@ class Distilling(Denoising):
     def _model(self, notes: Mapping[str, str | int | float]) -> Model:
         spec = replace(self.spec, defaults=self._defaults())
         return Model.new(spec, self.net, notes, codec=self.codec, texts=self.texts)
+
+
+def teachable(model: Model) -> Model:
+    """The model, if it can have a student. Raises UserError for a checkpoint of others'."""
+    if model.checkpoint is not None:
+        raise UserError(
+            f"{model.spec.name} is a checkpoint of others', whose scheduler a student would not keep: "
+            "only models that were trained here are distilled"
+        )
+    return model
 
 
 @dataclass(frozen=True, eq=False)

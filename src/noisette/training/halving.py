@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from noisette.data import Images
 from noisette.errors import UserError
 from noisette.files import ensure_writable
 from noisette.models import Model
-from noisette.training.distilling import DistillRecipe
+from noisette.training.distilling import DistillRecipe, teachable
 from noisette.training.folder import last_checkpoint, replace_model
 from noisette.training.lessons import ConsistencyDistillation, Match, Progressive
 from noisette.training.runner import FitResult, fit
 
-__all__ = ["halve", "student_of"]
+__all__ = ["halve", "halved", "student_of"]
 
 STAGES = "halvings"
 USUAL: dict[str, Any] = {"warmup": 20, "decay": "cosine", "ema": 0.95, "fit": "pad"}
@@ -35,7 +34,7 @@ def student_of(
 
     Raises UserError for a model whose conditions leave nothing to guide.
     """
-    spec, usual = teacher.spec, teacher.spec.defaults
+    spec, usual = teachable(teacher).spec, teacher.spec.defaults
     guided = spec.labels is not None or spec.text is not None
     if not guided and guidance not in (None, (1.0, 1.0)):
         raise UserError(f"{spec.name} is told nothing, so there is nothing to guide: leave the scale out")
@@ -65,7 +64,7 @@ def halve(
     scale before it. ``resume`` goes on in the middle. Returns the result of the last run, or of the one that
     was interrupted. Source: arXiv:2202.00512, Algorithm 2; guided, arXiv:2210.03142. Raises UserError.
     """
-    counts = list(_halved(first, last))
+    counts = halved(first, last)
     if not resume:
         ensure_writable(out, overwrite=overwrite)
         shutil.rmtree(out / STAGES, ignore_errors=True)
@@ -91,12 +90,11 @@ def halve(
     return replace(done, folder=out / "model")
 
 
-def _halved(first: int, last: int) -> Iterator[int]:
+def halved(first: int, last: int) -> list[int]:
     """first, first / 2, ... last. Raises UserError where that is not what halving gives."""
-    count = first
-    while count > last and count % 2 == 0:
-        yield count
-        count //= 2
-    if count != last:
+    counts = [first]
+    while counts[-1] > last and counts[-1] % 2 == 0:
+        counts.append(counts[-1] // 2)
+    if counts[-1] != last:
         raise UserError(f"halving {first} steps does not give {last}: take a power of two times {last}")
-    yield last
+    return counts

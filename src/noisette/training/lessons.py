@@ -6,6 +6,7 @@ Lessons are frozen values, as objectives are; their random numbers come from ``d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import torch
@@ -24,7 +25,6 @@ from noisette.distill import (
 )
 from noisette.errors import UserError
 from noisette.hub.spec import GRIDS, GridName
-from noisette.schedules import karras
 from noisette.solvers import DDIM, Heun
 from noisette.training.draws import Draws
 
@@ -62,7 +62,7 @@ class Match:
     grid: GridName = "trailing"
 
     def __call__(self, pair: Pair, schedule: Schedule, x0: Tensor, draws: Draws) -> Tensor:
-        levels = GRIDS[self.grid](schedule, self.steps)[:-1]
+        levels = _levels(self.grid, schedule, self.steps)[:-1]
         s = picked(levels, _index(draws, x0, len(levels)), x0)
         x = s.diffuse(x0, draws.normal(x0))
         with torch.no_grad():
@@ -97,7 +97,7 @@ class Progressive:
 
 def nested(schedule: Schedule, grid: GridName, steps: int) -> list[Level]:
     """A grid of twice ``steps`` steps that holds the levels of one of ``steps``. Raises UserError."""
-    fine, coarse = GRIDS[grid](schedule, 2 * steps), GRIDS[grid](schedule, steps)
+    fine, coarse = _levels(grid, schedule, 2 * steps), _levels(grid, schedule, steps)
     if [float(level.t) for level in fine[::2]] != [float(level.t) for level in coarse]:
         raise UserError(
             f"a {grid} grid of {2 * steps} steps does not hold that of {steps}: take trailing or shifted"
@@ -120,7 +120,7 @@ class ConsistencyDistillation:
     huber: float | None = None
 
     def __call__(self, pair: Pair, schedule: Schedule, x0: Tensor, draws: Draws) -> Tensor:
-        neighbours = Boundaries(GRIDS[self.grid](schedule, self.intervals))
+        neighbours = Boundaries(_levels(self.grid, schedule, self.intervals))
         s, t = neighbours.pair(draws.uniform(len(x0)), x0)
         x = s.diffuse(x0, draws.normal(x0))
         solver = DDIM() if self.solver == "ddim" else Heun()
@@ -159,7 +159,7 @@ class ConsistencyTraining:
     ) -> Tensor:
         progress = min(draws.step / self.updates, 1 - 1e-9)
         count = (growing if self.kind == "growing" else doubling)(progress, self.first, self.last)
-        levels = karras(schedule, count)
+        levels = _levels("karras", schedule, count)
         neighbours = Boundaries(levels, self.mean if self.kind == "doubling" else None, self.std)
         s, t = neighbours.pair(draws.uniform(len(x0)), x0)
         eps = draws.normal(x0)
@@ -170,6 +170,12 @@ class ConsistencyTraining:
         if self.kind == "growing":
             return error
         return error / (s.sigma / s.alpha - t.sigma / t.alpha).flatten().to(error)
+
+
+@lru_cache(maxsize=8)
+def _levels(grid: GridName, schedule: Schedule, steps: int) -> list[Level]:
+    """A grid, laid out once for all updates that look at it."""
+    return GRIDS[grid](schedule, steps)
 
 
 def _index(draws: Draws, x0: Tensor, count: int) -> Tensor:
