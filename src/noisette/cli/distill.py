@@ -198,6 +198,7 @@ def _told(run: Any, out: Path) -> int:
     if run.interrupted:
         return 130
     if os.environ.get("RANK", "0") == "0":
-        command = "sample" if getattr(run.model, "texts", None) is None else 'generate "..." --model'
+        model = getattr(run.model, "model", run.model)  # a LoRA comes with the model it makes
+        command = "sample" if model.texts is None else 'generate "..." --model'
         print(f"{run.folder}: step {run.step}; look at it: noisette {command} {out} -o look.png")
     return 0
